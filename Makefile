@@ -1,0 +1,69 @@
+# Every target is one line: it calls a script. `make` alone shows them by persona.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+SETUP := $(PYTHON) scripts/setup.py
+PY := .venv/bin/python
+CLOUD := PYTHONPATH=scripts .venv-localaws/bin/python -m localaws
+PORT ?= 4566
+SCENARIO ?= full
+ARGS ?=
+REHEARSE = PYTHONPATH=scripts $(PY) -m rehearse $(if $(LIST),--list,$(SCENARIO)) $(if $(JSON),--json) $(if $(KEEP),--keep) $(ARGS)
+
+##@ Everyone
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+rehearse: setup ## Run use cases A to G without an AWS account (SCENARIO=name, LIST=1, JSON=1, KEEP=1)
+	@$(REHEARSE)
+
+test: setup ## What continuous integration runs: lint and all tests
+	@$(MAKE) --no-print-directory lint && $(PY) -m pytest $(ARGS)
+
+cloud: setup ## Keep the local cloud up for the AWS CLI, boto3 and git (PORT=4566)
+	@$(PY) -c 'print()' && exec env $(CLOUD) --port $(PORT)
+
+setup: ## Make the environments and the wheel store (cached)
+	@$(SETUP)
+
+##@ Full Stack Developer (A)
+package: setup ## Build the release into build/release without uploading it
+	@$(PY) scripts/publish.py --package-only $(ARGS)
+
+publish: setup ## Publish an immutable release and print its quick-create link (ARGS='--bucket NAME')
+	@$(PY) scripts/publish.py $(ARGS)
+
+deploy: setup ## Publish, then create or update the infrastructure stack
+	@$(PY) scripts/deploy.py $(ARGS)
+
+teardown: setup ## Delete projects, users and infrastructure; says what is kept (ARGS=--yes)
+	@$(PY) scripts/teardown.py $(ARGS)
+
+account-test: package ## Launch and delete 1-infra with taskcat (LOCAL=1: against make cloud)
+	@$(PY) scripts/account_test.py $(if $(LOCAL),--local-port $(PORT)) $(ARGS)
+
+##@ Data Science Admin (B, C)
+create-project: setup ## Create a project (ARGS='--name churn --cost-center 4711 --owner-email you@example.com')
+	@$(PY) scripts/create_project.py $(ARGS)
+
+create-user: setup ## Give a Data Scientist a profile in a project (ARGS='--project churn --user jane')
+	@$(PY) scripts/create_user.py $(ARGS)
+
+##@ Data Scientist (F)
+approve: setup ## Approve or reject a model version (ARGS='--project churn [--version 3] [--reject]')
+	@$(PY) scripts/approve.py $(ARGS)
+
+##@ Contributors
+lint: setup ## ruff and cfn-lint, strict
+	@.venv/bin/ruff check && .venv/bin/cfn-lint
+
+format: setup ## Let ruff mend what it can
+	@.venv/bin/ruff check --fix && .venv/bin/ruff format
+
+lock: ## Resolve requirements/*.in and the wheel store's locks anew
+	@$(SETUP) lock
+
+clean: ## Remove build output, environments and caches
+	rm -rf build .venv .venv-localaws .cache .pytest_cache .ruff_cache
+
+.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve lint format lock clean

@@ -1,0 +1,233 @@
+"""Makes the environments that everything else runs in; every make target calls it first, and it does nothing when nothing changed.
+
+`.venv` (templates, scripts, tests), `.venv-localaws` (the local cloud) and the wheel store `.cache/wheels` (what builds inside the
+local cloud install from) are made from the lock files in requirements/. A stamp in each holds the hash of its lock, so a second run
+costs milliseconds and needs no network. Only the standard library may be imported here: this runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info < (3, 11):  # before any import or syntax that an older Python does not know
+    sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: install it and run make PYTHON=python3.11 …")
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache"
+BOOTSTRAP = CACHE / "bootstrap"
+WHEELS = CACHE / "wheels"
+# directories of requirements/ locks, by what make asks for
+ENVIRONMENTS = {"dev": ROOT / ".venv", "localaws": ROOT / ".venv-localaws"}
+# what is installed inside the local cloud: the lock of each is requirements/wheels-<name>.txt
+WHEEL_LOCKS = {
+    "cicd": ["mlops-cicd/requirements.txt"],
+    "project": ["seedcode-repo/base/requirements-dev.txt"],
+    "containers": ["seedcode-repo/frameworks/sklearn/containers/requirements.txt"],
+}
+
+
+class SetupError(RuntimeError):
+    """Something that the person at the keyboard has to mend; the message says what."""
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr: stdout belongs to what make was asked for."""
+    print(f"setup: {text}", file=sys.stderr, flush=True)
+
+
+def check_prerequisites() -> None:
+    """Git and the venv module are all that is needed beside Python and make."""
+    if not shutil.which("git"):
+        raise SetupError("git was not found: install it, then run make again")
+    try:
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
+    except ImportError as error:
+        raise SetupError(
+            f"this Python cannot make virtual environments ({error}): on Debian or Ubuntu install python3-venv, then run make again"
+        ) from error
+
+
+def digest(*parts: Path | str) -> str:
+    """What an environment depends on: the interpreter and its lock."""
+    sha = hashlib.sha256(f"{sys.version}|{sys.platform}|{os.uname().machine}".encode())
+    for part in parts:
+        sha.update(part.read_bytes() if isinstance(part, Path) else part.encode())
+    return sha.hexdigest()
+
+
+def is_fresh(folder: Path, wanted: str) -> bool:
+    """True when the folder was finished for exactly this digest."""
+    stamp = folder / ".stamp"
+    return stamp.is_file() and stamp.read_text() == wanted
+
+
+def run(command: list[str], env: dict[str, str] | None = None) -> None:
+    """Run one installer command; its output is shown only when it fails."""
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        tail = "\n".join(done.stdout.splitlines()[-25:])
+        raise SetupError(f"{' '.join(command[:6])} … failed with exit code {done.returncode}:\n{tail}")
+
+
+def pip_configuration() -> dict[str, str]:
+    """The user's pip settings; uv does not read them, so a private index or certificate would be lost."""
+    done = subprocess.run(
+        [str(BOOTSTRAP / "bin/python"), "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+    )
+    settings: dict[str, str] = {}
+    for line in done.stdout.splitlines():
+        name, _, value = line.partition("=")
+        # the later line wins, as in pip: environment over user over global
+        scope, _, key = name.rpartition(".")
+        if scope in ("global", "install", ":env:"):
+            settings[key] = value.strip("'\"")
+    settings |= {
+        name[4:].lower().replace("_", "-"): value for name, value in os.environ.items() if name.startswith("PIP_") and value
+    }
+    return settings
+
+
+def uv_options(settings: dict[str, str]) -> list[str]:
+    """Translate pip's settings to uv's options."""
+    options: list[str] = []
+    if settings.get("no-index", "").lower() in ("1", "true", "yes"):
+        options.append("--no-index")
+    if settings.get("index-url"):
+        options += ["--index-url", settings["index-url"]]
+    for url in settings.get("extra-index-url", "").split():
+        options += ["--extra-index-url", url]
+    for place in settings.get("find-links", "").split():
+        if "://" in place or Path(place).is_dir():
+            options += ["--find-links", place]
+    if settings.get("extra-index-url"):
+        # pip looks at all indexes for the best version; uv stops at the first that knows the name
+        options += ["--index-strategy", "unsafe-best-match"]
+    return options
+
+
+def uv_environment(settings: dict[str, str]) -> dict[str, str]:
+    """Translate what uv reads from the environment only."""
+    env = dict(os.environ)
+    if settings.get("cert"):
+        env.setdefault("SSL_CERT_FILE", settings["cert"])
+    if settings.get("timeout") or settings.get("default-timeout"):
+        env.setdefault("UV_HTTP_TIMEOUT", settings.get("timeout") or settings["default-timeout"])
+    env.pop("VIRTUAL_ENV", None)
+    return env
+
+
+def make_bootstrap() -> None:
+    """A small environment that holds the pinned uv, installed by the user's pip."""
+    lock = ROOT / "requirements/bootstrap.txt"
+    wanted = digest(lock)
+    if is_fresh(BOOTSTRAP, wanted):
+        return
+    say("bootstrap (uv)")
+    shutil.rmtree(BOOTSTRAP, ignore_errors=True)
+    run([sys.executable, "-m", "venv", str(BOOTSTRAP)])
+    run([str(BOOTSTRAP / "bin/python"), "-m", "pip", "install", "--quiet", "-r", str(lock)])
+    (BOOTSTRAP / ".stamp").write_text(wanted)
+
+
+def make_environment(name: str) -> None:
+    """One virtual environment, exactly as its lock says."""
+    folder, lock = ENVIRONMENTS[name], ROOT / f"requirements/{name}.txt"
+    wanted = digest(lock)
+    if is_fresh(folder, wanted):
+        return
+    make_bootstrap()
+    say(f"{folder.name} from {lock.relative_to(ROOT)}")
+    settings = pip_configuration()
+    env = uv_environment(settings)
+    uv = str(BOOTSTRAP / "bin/uv")
+    shutil.rmtree(folder, ignore_errors=True)
+    run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], env)
+    python = str(folder / "bin/python")
+    options = uv_options(settings)
+    run([uv, "pip", "sync", "--quiet", "--require-hashes", "--python", python, *options, str(lock)], env)
+    (folder / ".stamp").write_text(wanted)
+
+
+def make_wheels() -> None:
+    """Fill the wheel store with everything that a build or an image inside the local cloud may install."""
+    locks = [ROOT / f"requirements/wheels-{name}.txt" for name in WHEEL_LOCKS]
+    wanted = digest(*locks)
+    if is_fresh(WHEELS, wanted):
+        return
+    make_bootstrap()
+    say("wheel store .cache/wheels")
+    WHEELS.mkdir(parents=True, exist_ok=True)
+    (WHEELS / ".stamp").unlink(missing_ok=True)
+    pip = [str(BOOTSTRAP / "bin/python"), "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(WHEELS)]
+    for lock in locks:
+        run([*pip, "--require-hashes", "-r", str(lock)])
+    (WHEELS / ".stamp").write_text(wanted)
+
+
+def write_locks() -> None:
+    """Resolve requirements/*.in and what is installed inside the local cloud anew; `make lock` calls this."""
+    make_bootstrap()
+    settings = pip_configuration()
+    inputs = {name: [f"requirements/{name}.in"] for name in ENVIRONMENTS}
+    inputs |= {f"wheels-{name}": files for name, files in WHEEL_LOCKS.items()}
+    for name, files in inputs.items():
+        say(f"resolving requirements/{name}.txt")
+        command = [str(BOOTSTRAP / "bin/uv"), "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"]
+        command += ["--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", "make lock"]
+        # only the main index: a wheel that some machine built itself has a hash that no other machine can check
+        only_index = {key: value for key, value in settings.items() if key == "index-url"}
+        command += [*uv_options(only_index), "--output-file", f"requirements/{name}.txt", *files]
+        done = subprocess.run(command, cwd=ROOT, env=uv_environment(settings), capture_output=True, text=True)
+        if done.returncode:
+            raise SetupError(f"requirements/{name}.txt cannot be resolved:\n{done.stderr}")
+
+
+@contextmanager
+def one_at_a_time():
+    """Two make runs at once must not build the same environment twice; the second waits for the first."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "setup.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make what is asked for; exit 0 when it is there."""
+    steps: dict[str, Callable[[], None]] = {
+        "dev": lambda: make_environment("dev"),
+        "localaws": lambda: make_environment("localaws"),
+        "wheels": make_wheels,
+        "lock": write_locks,
+    }
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=[*steps, []], help="default: dev localaws wheels")
+    parts = parser.parse_args(argv).parts or ["dev", "localaws", "wheels"]
+    began = time.monotonic()
+    try:
+        check_prerequisites()
+        with one_at_a_time():
+            for part in parts:
+                steps[part]()
+    except SetupError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    if time.monotonic() - began > 2:
+        say(json.dumps({"seconds": round(time.monotonic() - began, 1), "parts": parts}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
