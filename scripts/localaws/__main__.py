@@ -1,0 +1,119 @@
+"""Start the local cloud and keep it up: ``python -m localaws --port 4566``.
+
+Prints the ``export`` lines with which the AWS CLI, boto3 and git use it, once it is ready. Ends on Ctrl-C, on
+SIGTERM, or when the process ``--parent-pid`` is gone (also after kill -9), and takes every process with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+ACCOUNT = "123456789012"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the cloud until it is told to stop; 0 after a clean stop, 2 when the port is taken."""
+    parser = argparse.ArgumentParser(prog="localaws", description=__doc__.split("\n")[0])
+    parser.add_argument("--port", type=int, default=4566, help="port on 127.0.0.1 (default 4566)")
+    parser.add_argument("--region", default="us-east-1")
+    parser.add_argument("--time-scale", type=float, default=0.01, help="share of AWS's waiting times that is waited (default 0.01)")
+    parser.add_argument("--parent-pid", type=int, help="stop when this process is gone")
+    parser.add_argument("--home", type=Path, help="folder of this run (default: a fresh temporary one, removed at the end)")
+    parser.add_argument("--cache", type=Path, default=Path(".cache"), help="folder kept between runs (default .cache)")
+    parser.add_argument("--log", type=Path, help="write the log there instead of to stderr")
+    options = parser.parse_args(argv)
+    if _taken(options.port):
+        print(f"port {options.port} is in use on this machine; choose another with PORT= (--port)", file=sys.stderr)
+        return 2
+    logging.basicConfig(filename=options.log, level=os.environ.get("LOCALAWS_LOG_LEVEL", "WARNING"),
+                        format="%(asctime)s %(levelname)s %(name)s %(message)s")  # fmt: skip
+    os.environ.update(
+        BIND_HOST="127.0.0.1", GATEWAY_PORT=str(options.port), IOT_MTLS_ENABLED="0", SFTP_ENABLED="0",
+        MINISTACK_ACCOUNT_ID=ACCOUNT, MOTO_ACCOUNT_ID=ACCOUNT, MINISTACK_REGION=options.region, MINISTACK_HOST="localhost",
+        AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_DEFAULT_REGION=options.region,
+        AWS_ENDPOINT_URL=f"http://localhost:{options.port}",
+    )  # fmt: skip
+    return asyncio.run(_serve(options))
+
+
+async def _serve(options: argparse.Namespace) -> int:
+    from hypercorn.asyncio import serve
+    from hypercorn.config import Config
+
+    from localaws.assembly import assemble
+    from localaws.cloud import Cloud, default_home
+
+    home = options.home or default_home()
+    home.mkdir(parents=True, exist_ok=True)
+    options.cache.mkdir(parents=True, exist_ok=True)
+    cloud = Cloud(options.port, home.resolve(), options.cache.resolve(), ACCOUNT, options.region, options.time_scale)
+    gateway = assemble(cloud)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    if options.parent_pid:
+        threading.Thread(target=_watch, args=(options.parent_pid, loop, stop), daemon=True).start()
+    config = Config()
+    config.bind = [f"127.0.0.1:{options.port}"]
+    config.loglevel = "WARNING"
+    config.keep_alive_timeout = 75
+    config.graceful_timeout = 1
+    server = asyncio.create_task(serve(gateway, config, shutdown_trigger=stop.wait))
+    await _ready(options.port, server)
+    for name, value in cloud.environment().items():
+        print(f"export {name}={value}")
+    print(f"# ready on {cloud.endpoint}; Ctrl-C ends it", flush=True)
+    await stop.wait()
+    await asyncio.to_thread(cloud.close)
+    try:
+        await asyncio.wait_for(server, 5)
+    except (TimeoutError, asyncio.CancelledError):
+        pass
+    if not options.home:
+        shutil.rmtree(home, ignore_errors=True)
+    sys.stdout.flush()
+    os._exit(0)  # worker threads of the emulators do not end by themselves
+
+
+async def _ready(port: int, server: asyncio.Task) -> None:
+    while not server.done():
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.05)
+        else:
+            writer.close()
+            return
+    server.result()
+
+
+def _watch(pid: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    while True:
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            loop.call_soon_threadsafe(stop.set)
+            return
+        time.sleep(0.5)
+
+
+def _taken(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

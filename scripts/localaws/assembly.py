@@ -1,0 +1,35 @@
+"""Puts the cloud together: which services, resource types, event targets and paths there are.
+
+Each module of ``localaws.services`` offers, where it has them, SERVICES (classes), TYPES (resource types), TARGETS
+(event targets by the ARN's service: ``f(cloud) -> callable(target, payload)``) and RAW (path prefix → handler).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from localaws import hooks, services
+from localaws.cloud import Cloud
+from localaws.gateway import Gateway
+
+
+def assemble(cloud: Cloud) -> Gateway:
+    """The gateway of a new cloud, with every hook in place."""
+    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(services.__path__, f"{services.__name__}.")]
+    kinds = [kind() for m in modules for kind in getattr(m, "TYPES", ())]
+    found = [s(cloud) for m in modules for s in getattr(m, "SERVICES", ())]
+    targets = {name: make(cloud) for m in modules for name, make in getattr(m, "TARGETS", {}).items()}
+    raw = {prefix: handler for m in modules for prefix, handler in getattr(m, "RAW", {}).items()}
+    gateway = Gateway(cloud, found, raw)
+    hooks.register_types(cloud, kinds)
+    hooks.register_targets(cloud, targets)
+    hooks.use_clock(cloud)
+    hooks.read_template_urls()
+    hooks.alarms_mind_dimensions()
+    hooks.keep_mail(cloud)
+    for service in found:
+        start = getattr(service, "start", None)
+        if start:
+            start()
+    return gateway

@@ -1,0 +1,203 @@
+"""The running cloud, as its services see it: clients, roles, events, logs, background work, places on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import json
+import logging
+import os
+import re
+import threading
+import time as real_time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from localaws import clock
+from localaws.errors import AwsError
+
+#: who makes the current request: an access key id, "" for the root of the account
+caller_key: contextvars.ContextVar[str] = contextvars.ContextVar("localaws_caller_key", default="")
+
+
+class Cloud:
+    """One account of AWS on one port of this machine."""
+
+    def __init__(self, port: int, home: Path, cache: Path, account: str, region: str, time_scale: float = 0.01) -> None:
+        self.port = port
+        self.home = home  # this run's files: repositories, builds, jobs; removed at the end
+        self.cache = cache  # kept between runs: Python environments of images, wheels
+        self.account = account
+        self.region = region
+        self.partition = "aws"
+        self.time_scale = time_scale
+        self.endpoint = f"http://localhost:{port}"
+        self.log = logging.getLogger("localaws")
+        self.services: dict[str, Any] = {}
+        self.calls: deque[dict[str, Any]] = deque(maxlen=100_000)
+        self.outbox: list[dict[str, Any]] = []
+        self.undelivered: list[str] = []
+        self._stopping = threading.Event()
+        self._closers: list[Callable[[], None]] = []
+
+    # -- talking to other services, as AWS does: through their API ------------------------------------------
+    def client(self, service: str, role: str | None = None, principal: str = "", session: str = "local-cloud") -> Any:
+        """A boto3 client of this cloud; with ``role`` (an ARN), under credentials of that role.
+
+        ``principal`` is the service that assumes the role (``codebuild.amazonaws.com``): the role's trust policy
+        must name it, else AwsError AccessDenied.
+        """
+        keys = self.role_credentials(role, principal, session) if role else self.root_credentials()
+        return boto3.client(
+            service, endpoint_url=self.endpoint, region_name=self.region, config=_CLIENT,
+            aws_access_key_id=keys["AccessKeyId"], aws_secret_access_key=keys["SecretAccessKey"],
+            aws_session_token=keys.get("SessionToken"),
+        )  # fmt: skip
+
+    def root_credentials(self) -> dict[str, str]:
+        """The account's own credentials, for work that AWS does inside itself."""
+        return {"AccessKeyId": "test", "SecretAccessKey": "test"}
+
+    def role_credentials(self, role: str, principal: str, session: str = "local-cloud", seconds: int = 3600) -> dict[str, str]:
+        """Temporary credentials of a role that a service (or the account) assumes."""
+        if principal:
+            self.check_trust(role, principal)
+        name = re.sub(r"[^\w+=,.@-]", "-", session)[:64]
+        answer = self.client("sts").assume_role(RoleArn=role, RoleSessionName=name, DurationSeconds=seconds)
+        return answer["Credentials"]
+
+    def role_environment(self, role: str, principal: str, session: str) -> dict[str, str]:
+        """What a process needs in its environment to call this cloud under a role."""
+        keys = self.role_credentials(role, principal, session)
+        return {
+            "AWS_ACCESS_KEY_ID": keys["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": keys["SecretAccessKey"],
+            "AWS_SESSION_TOKEN": keys["SessionToken"], "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": self.region, "AWS_DEFAULT_REGION": self.region, "AWS_EC2_METADATA_DISABLED": "true",
+        }  # fmt: skip
+
+    def check_trust(self, role: str, principal: str) -> dict[str, Any]:
+        """The role, if its trust policy lets the service principal assume it.
+
+        Raises AwsError AccessDenied naming the role and the principal that is missing.
+        """
+        match = re.fullmatch(r"arn:[\w-]+:iam::\d{12}:role/(?:.*/)?([\w+=,.@-]+)", role or "")
+        if not match:
+            raise AwsError("ValidationException", f"{role!r} is not the ARN of an IAM role")
+        try:
+            found = self.client("iam").get_role(RoleName=match[1])["Role"]
+        except Exception as error:
+            raise AwsError("ValidationException", f"Role {role} does not exist: {error}") from error
+        document = found["AssumeRolePolicyDocument"]
+        document = json.loads(document) if isinstance(document, str) else document
+        statements = document.get("Statement", [])
+        for statement in statements if isinstance(statements, list) else [statements]:
+            services = (statement.get("Principal") or {}).get("Service", []) if isinstance(statement.get("Principal"), dict) else []
+            services = [services] if isinstance(services, str) else services
+            if statement.get("Effect") == "Allow" and principal in services:
+                return found
+        raise AwsError("AccessDeniedException", f"{principal} is not authorized to perform: sts:AssumeRole on {role} "
+                       f"(the role's trust policy does not name {principal})")  # fmt: skip
+
+    # -- events, logs ------------------------------------------------------------------------------------------
+    def emit(self, source: str, detail_type: str, detail: dict[str, Any], resources: list[str] | None = None) -> None:
+        """Put an AWS service event (``aws.sagemaker`` …) on the default bus."""
+        from localaws import hooks
+
+        hooks.put_service_event(self, source, detail_type, detail, resources or [])
+
+    def log_events(self, group: str, stream: str, lines: list[str]) -> None:
+        """Append lines to a log stream of CloudWatch Logs; group and stream are made when missing."""
+        logs = self.client("logs")
+        for make, arguments in ((logs.create_log_group, {"logGroupName": group}),
+                                (logs.create_log_stream, {"logGroupName": group, "logStreamName": stream})):  # fmt: skip
+            with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
+                make(**arguments)
+        stamp = int(clock.time() * 1000)
+        for start in range(0, len(lines), 1000):
+            events = [{"timestamp": stamp, "message": line or " "} for line in lines[start : start + 1000]]
+            if events:
+                logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
+
+    def record_call(self, service: str, operation: str, params: dict[str, Any]) -> None:
+        """Remember an API call for /_localaws/calls."""
+        self.calls.append({"at": clock.now().isoformat(), "service": service, "operation": operation, "by": caller_key.get()})
+
+    # -- names, time, background work --------------------------------------------------------------------------
+    def arn(self, service: str, resource: str) -> str:
+        """An ARN of this account and region."""
+        return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
+
+    @staticmethod
+    def new_id(prefix: str = "", length: int = 13) -> str:
+        """A random lower-case id as AWS makes them (``prod-abc…``)."""
+        return prefix + uuid.uuid4().hex[:length]
+
+    def pause(self, seconds: float) -> None:
+        """Let the time pass that AWS takes for something, scaled by the setting ``time_scale``."""
+        self._stopping.wait(seconds * self.time_scale)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the cloud is shutting down: background work ends then."""
+        return self._stopping.is_set()
+
+    def spawn(self, function: Callable[..., Any], *arguments: Any, name: str = "work") -> threading.Thread:
+        """Run something in the background, keeping the request's account and region; a fault is logged."""
+        context = contextvars.copy_context()
+
+        def run() -> None:
+            try:
+                context.run(function, *arguments)
+            except Exception:
+                if not self.stopping:
+                    self.log.exception("background %s failed", name)
+
+        thread = threading.Thread(target=run, name=f"localaws-{name}", daemon=True)
+        thread.start()
+        return thread
+
+    def wait_until(self, condition: Callable[[], Any], timeout: float, interval: float = 0.05) -> Any:
+        """Poll until ``condition()`` is true or ``timeout`` real seconds have passed; its last value."""
+        deadline = real_time.monotonic() + timeout
+        while True:
+            value = condition()
+            if value or real_time.monotonic() > deadline or self.stopping:
+                return value
+            real_time.sleep(interval)
+
+    def on_close(self, function: Callable[[], None]) -> None:
+        """Call at shutdown (to end the processes that a service started)."""
+        self._closers.append(function)
+
+    def close(self) -> None:
+        """End background work and the processes of builds, jobs and endpoints."""
+        self._stopping.set()
+        for function in reversed(self._closers):
+            try:
+                function()
+            except Exception:
+                self.log.exception("closing failed")
+
+    def environment(self) -> dict[str, str]:
+        """The exports a person or a rehearsal needs to use this cloud."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": self.region, "AWS_DEFAULT_REGION": self.region, "AWS_EC2_METADATA_DISABLED": "true",
+        }  # fmt: skip
+
+
+_CLIENT = Config(retries={"max_attempts": 1}, read_timeout=600, max_pool_connections=4, s3={"addressing_style": "path"},
+                 inject_host_prefix=False)  # fmt: skip
+
+
+def default_home() -> Path:
+    """A fresh folder for one run, below the system's temporary folder."""
+    import tempfile
+
+    return Path(tempfile.mkdtemp(prefix="local-cloud-", dir=os.environ.get("LOCALAWS_HOME") or None))

@@ -1,0 +1,129 @@
+"""The one port: routes each request to our services, to git and pip, or to the emulators."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+from localaws import clock, hooks
+from localaws.cloud import Cloud
+from localaws.service import Response, Service
+
+_CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/")
+#: x-amz-target prefixes of the services that are ours (the json protocol)
+_TARGETS = {
+    "SageMaker": "sagemaker", "AWS242ServiceCatalogService": "servicecatalog", "CodeCommit_20150413": "codecommit",
+    "CodePipeline_20150709": "codepipeline", "CodeBuild_20161006": "codebuild",
+}  # fmt: skip
+#: paths that are not AWS APIs: prefix → (cloud, method, path, headers, query, body) → response
+Raw = Callable[[Cloud, str, str, dict[str, str], str, bytes], Response]
+
+
+class Gateway:
+    """An ASGI application in front of ministack's."""
+
+    def __init__(self, cloud: Cloud, services: list[Service], raw: dict[str, Raw]) -> None:
+        import ministack.app
+        from localaws import moto_bridge
+
+        self.cloud = cloud
+        self.raw = {"/_localaws/": control, **raw}
+        self.inner = ministack.app.app
+        for service in services:
+            cloud.services[service.name] = service
+        moto_bridge.install(ministack.app, cloud)
+
+    async def __call__(self, scope: dict, receive: Callable[[], Awaitable[dict]], send: Callable[[dict], Awaitable[None]]) -> None:
+        if scope["type"] != "http":
+            return await self.inner(scope, receive, send)
+        path = scope["path"]
+        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        handler: Callable[..., Response] | None = None
+        for prefix, function in self.raw.items():
+            if path.startswith(prefix):
+                handler = lambda *request, f=function: f(self.cloud, *request)  # noqa: E731
+        access_key, name = self._service(headers, path)
+        if handler is None and name:
+            handler = self.cloud.services[name].handle
+        if handler is None:
+            return await self.inner(scope, receive, send)
+        body = await _body(receive)
+        request = (scope["method"], scope.get("raw_path", path.encode()).decode().split("?")[0] if name else path, headers,
+                   scope.get("query_string", b"").decode(), body)  # fmt: skip
+        status, out_headers, content = await _in_thread(hooks.scope_request(self.cloud, access_key), handler, *request)
+        sent = [(k.lower().encode(), str(v).encode()) for k, v in out_headers.items() if k.lower() != "content-length"]
+        await send({"type": "http.response.start", "status": status, "headers": [*sent, (b"content-length", str(len(content)).encode())]})
+        await send({"type": "http.response.body", "body": content})
+
+    def _service(self, headers: dict[str, str], path: str) -> tuple[str, str]:
+        """The caller's access key and the name of our service, "" for one that the emulators have."""
+        match = _CREDENTIAL.search(headers.get("authorization", ""))
+        access_key, signed = match.groups() if match else ("", "")
+        target = headers.get("x-amz-target", "").partition(".")[0]
+        name = _TARGETS.get(target, "")
+        if not name and signed == "sagemaker":
+            name = "sagemaker-metrics" if path.startswith("/BatchPut") else "sagemaker-runtime"
+        return access_key, next((n for n in (name, signed) if n in self.cloud.services), "")
+
+
+async def _body(receive: Callable[[], Awaitable[dict]]) -> bytes:
+    parts = []
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def _in_thread(context: Any, function: Callable[..., Response], *arguments: Any) -> Response:
+    """Run a handler on a thread of its own: handlers call back into this server, so a pool could fill up and deadlock."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future = loop.create_future()
+
+    def deliver(result: Any, error: BaseException | None) -> None:
+        if not future.done():
+            future.set_exception(error) if error else future.set_result(result)
+
+    def run() -> None:
+        try:
+            result, error = context.run(function, *arguments), None
+        except Exception as fault:
+            result, error = None, fault
+        loop.call_soon_threadsafe(deliver, result, error)
+
+    threading.Thread(target=run, name="localaws-request", daemon=True).start()
+    return await future
+
+
+def control(cloud: Cloud, method: str, path: str, headers: dict[str, str], query: str, body: bytes) -> Response:
+    """The cloud's own switches, for the rehearsal and for a person with curl: health, clock, outbox, settings, calls."""
+    what = path.removeprefix("/_localaws/").strip("/")
+    sent = json.loads(body) if body else {}
+    if what == "health":
+        return _json({"status": "ready", "undelivered": cloud.undelivered, "account": cloud.account, "region": cloud.region})
+    if what == "clock":
+        if method == "POST":
+            try:
+                clock.advance(sent["advance_seconds"])
+            except (KeyError, TypeError, ValueError) as error:
+                return _json({"error": f"clock takes {{\"advance_seconds\": n}}, n >= 0: {error}"}, 400)
+        return _json({"now": clock.now().isoformat(), "offset_seconds": clock.offset()})
+    if what == "outbox":
+        return _json(cloud.outbox)
+    if what == "settings":
+        if method == "POST" and "time_scale" in sent:
+            cloud.time_scale = float(sent["time_scale"])
+        return _json({"time_scale": cloud.time_scale})
+    if what == "calls":
+        wanted = parse_qs(query).get("service")
+        return _json([c for c in cloud.calls if not wanted or c["service"] in wanted])
+    return _json({"error": f"{what!r} is unknown; there are health, clock, outbox, settings, calls"}, 404)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return status, {"Content-Type": "application/json"}, json.dumps(value, default=str).encode()

@@ -1,0 +1,299 @@
+"""Every place where the local cloud reaches into an emulator's private names, and nothing else.
+
+Each hook is a function named in HOOKS with the private names it relies on; tests/contract holds one test a hook,
+so that raising an emulator's pinned version shows at once what moved.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import re
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from localaws import clock, resource
+from localaws.cloud import caller_key
+
+if TYPE_CHECKING:
+    from localaws.cloud import Cloud
+
+#: hook → the emulator's private names it uses ("module:attribute")
+HOOKS: dict[str, tuple[str, ...]] = {
+    "resource_types": ("ministack.services.cloudformation.provisioners:_RESOURCE_HANDLERS",
+                       "ministack.services.cloudformation.provisioners:_STACK_TAG_PROPERTY",
+                       "ministack.services.cloudformation.provisioners:_delete_predecessor",
+                       "ministack.services.cloudformation.stacks:_runs_on_worker_thread"),
+    "service_events": ("ministack.services.eventbridge:_put_events",),
+    "event_targets": ("ministack.services.eventbridge:_invoke_target",),
+    "scheduler_targets": ("ministack.services.scheduler:_tick_schedules", "ministack.services.scheduler:_schedules"),
+    "clock": ("ministack.services.scheduler:time", "ministack.services.eventbridge:time", "ministack.services.cloudwatch:time"),
+    "template_url": ("ministack.services.cloudformation.helpers:_resolve_document",),
+    "alarm_dimensions": ("ministack.services.cloudwatch:_evaluate_alarm", "ministack.services.cloudwatch:_metrics",
+                         "ministack.services.cloudwatch:_dims_key"),
+    "mail": ("ministack.services.sns:_fanout", "ministack.services.sns:_topic_by_arn_any_scope"),
+    "caller": ("ministack.services.sts:_sessions",),
+    "scope": ("ministack.core.responses:request_scope", "ministack.core.responses:set_request_account_id"),
+}  # fmt: skip
+
+
+def put_service_event(cloud: Cloud, source: str, detail_type: str, detail: dict, resources: list[str]) -> None:
+    """Play an AWS service's event; the public PutEvents refuses ``aws.*`` sources, as AWS does."""
+    from ministack.core.responses import request_scope
+    from ministack.services import eventbridge
+
+    entry = {"Source": source, "DetailType": detail_type, "Detail": json.dumps(detail, default=str), "Resources": resources}
+    with request_scope(cloud.account, cloud.region):
+        status, _, body = _triple(eventbridge._put_events({"Entries": [entry]}, allow_aws_source=True))
+    if status != 200 or json.loads(body).get("FailedEntryCount"):
+        raise RuntimeError(f"event {source} {detail_type} was not accepted: {body!r}")
+
+
+def _triple(answer: Any) -> tuple[int, dict, bytes]:
+    status, headers, body = answer
+    return status, headers, body if isinstance(body, bytes) else str(body).encode()
+
+
+# -- CloudFormation types ---------------------------------------------------------------------------------------
+def register_types(cloud: Cloud, types: list[resource.ResourceType]) -> None:
+    """Give ministack's CloudFormation engine our types, and check the properties of its own against the schemas."""
+    from ministack.services.cloudformation import provisioners, stacks
+
+    ours = {t.type_name for t in types}
+    for kind in types:
+        provisioners._RESOURCE_HANDLERS[kind.type_name] = _handlers(cloud, kind)
+        if kind.tags:
+            provisioners._STACK_TAG_PROPERTY[kind.type_name] = kind.tags
+        else:
+            provisioners._STACK_TAG_PROPERTY.pop(kind.type_name, None)
+    for name, handler in provisioners._RESOURCE_HANDLERS.items():
+        if name not in ours and name.startswith("AWS::") and not name.startswith("AWS::CloudFormation::"):
+            _check_schema_of(name, handler)
+    blocking = stacks._runs_on_worker_thread
+    stacks._runs_on_worker_thread = lambda t: t in ours or blocking(t)
+
+
+def refuse_findings(type_name: str, props: dict[str, Any]) -> None:
+    """Raise ValueError, worded as the registry's answer, when properties break the schema."""
+    broken = resource.findings(type_name, props)
+    if broken:
+        raise ValueError("Properties validation failed for resource with message: " + "; ".join(broken))
+
+
+def _handlers(cloud: Cloud, kind: resource.ResourceType) -> dict[str, Any]:
+    from ministack.services.cloudformation import provisioners
+
+    def create(logical_id: str, props: dict, stack_name: str) -> tuple[str, dict]:
+        refuse_findings(kind.type_name, props)
+        return kind.create(resource.Context(cloud, stack_name, logical_id), props)
+
+    def update(physical_id: str, old: dict, new: dict, stack_name: str, logical_id: str) -> tuple[str, dict]:
+        refuse_findings(kind.type_name, new)
+        context = resource.Context(cloud, stack_name, logical_id)
+        changed = resource.replaces(kind.type_name, old, new)
+        if changed:
+            name = kind.name_property
+            if name and new.get(name) and old.get(name) == new.get(name):
+                raise ValueError("CloudFormation cannot update a stack when a custom-named resource requires replacing. "
+                                 f"Rename {new[name]} and update the stack again. (changed: {', '.join(changed)})")
+            created = kind.create(context, new)
+            provisioners._delete_predecessor(kind.delete, context, physical_id, old)
+            return created
+        return physical_id, kind.update(context, physical_id, old, new) or {}
+
+    def delete(physical_id: str, props: dict, logical_id: str = "") -> None:
+        kind.delete(resource.Context(cloud, "", logical_id), physical_id, props)
+
+    return {"create": create, "update": update, "delete": delete, "update_with_logical_id": True, "delete_with_logical_id": True}
+
+
+def _check_schema_of(name: str, handler: dict[str, Any]) -> None:
+    def checked(function: Callable, position: int) -> Callable:
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            refuse_findings(name, arguments[position])
+            return function(*arguments, **keywords)
+
+        return run
+
+    if "create" in handler:
+        handler["create"] = checked(handler["create"], 1)
+    if "update" in handler:
+        handler["update"] = checked(handler["update"], 2)
+
+
+# -- events -----------------------------------------------------------------------------------------------------
+Target = Callable[[dict[str, Any], str], None]
+
+
+def register_targets(cloud: Cloud, targets: dict[str, Target]) -> None:
+    """Deliver events to the services in ``targets`` (by the ARN's service); a target nobody serves is an error in the log
+    and a failed delivery that ``/_localaws/health`` counts, never a silent success."""
+    from ministack.services import eventbridge
+
+    deliver = eventbridge._invoke_target
+    known = {"lambda", "sqs", "sns", "states", "events", "logs", "firehose", "kinesis"}
+
+    def invoke(target: dict, event: dict, rule: dict, view: Any = None) -> Any:
+        arn = target.get("Arn", "")
+        service = arn.split(":")[2] if arn.count(":") >= 5 else ""
+        if service == "scheduler":
+            return _universal(cloud, target, event, rule)
+        if service in targets:
+            payload = _payload(eventbridge, target, event, rule, view)
+            cloud.spawn(targets[service], target, payload, name=f"target-{service}")
+            return None
+        if service not in known:
+            cloud.log.error("UndeliveredEvent: no delivery to target %s of rule %s", arn, rule.get("Name"))
+            cloud.undelivered.append(arn)
+            return None
+        return deliver(target, event, rule, view)
+
+    eventbridge._invoke_target = invoke
+
+
+def _payload(eventbridge: Any, target: dict, event: dict, rule: dict, view: Any) -> str:
+    view = view or eventbridge._pattern_event_view(event)
+    if target.get("InputTransformer"):
+        return eventbridge._apply_input_transformer(target["InputTransformer"], rule, view)
+    return target.get("Input") or json.dumps(view.event_with_detail())
+
+
+def _universal(cloud: Cloud, target: dict, event: dict, schedule: dict) -> None:
+    """EventBridge Scheduler's universal target: ``arn:aws:scheduler:::aws-sdk:<service>:<operation>`` under the schedule's role."""
+    service, _, operation = target["Arn"].split(":aws-sdk:")[1].partition(":")
+    text = target.get("Input") or "{}"
+    stamp = clock.datetime.fromtimestamp(event["Time"], tz=clock.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    for key, value in {"scheduled-time": stamp, "execution-id": cloud.new_id(length=32), "attempt-number": "1",
+                       "schedule-arn": schedule.get("Arn", "")}.items():  # fmt: skip
+        text = text.replace(f"<aws.scheduler.{key}>", value)
+
+    def call() -> None:
+        from botocore import xform_name
+
+        client = cloud.client(service, role=target["RoleArn"], principal="scheduler.amazonaws.com", session="scheduler")
+        try:
+            getattr(client, xform_name(operation[0].upper() + operation[1:]))(**resource.typed(service, xform_name(operation[0].upper() + operation[1:]), json.loads(text)))
+        except Exception as error:
+            cloud.log.error("schedule %s: %s.%s failed: %s", schedule.get("Name"), service, operation, error)
+            cloud.undelivered.append(f"{schedule.get('Arn')}: {error}")
+
+    cloud.spawn(call, name="scheduler")
+
+
+# -- time ---------------------------------------------------------------------------------------------------------
+def use_clock(cloud: Cloud) -> None:
+    """Let schedules, rules, metrics and alarms keep the cloud's time, and tick at once when it moves."""
+    from ministack.core.responses import request_scope
+    from ministack.services import cloudwatch, eventbridge, scheduler
+
+    for module in (scheduler, eventbridge, cloudwatch):
+        module.time = clock
+
+    def tick() -> None:
+        with request_scope(cloud.account, cloud.region):
+            scheduler._tick_schedules()
+
+    clock.on_advance(tick)
+
+
+# -- smaller gaps -------------------------------------------------------------------------------------------------
+def read_template_urls() -> None:
+    """Read ``https://BUCKET.s3.REGION.amazonaws.com/key`` template URLs; ministack knows path style only."""
+    from ministack.services.cloudformation import handlers, helpers
+
+    original = helpers._resolve_document
+
+    def resolve(params: dict, body_key: str, url_key: str, label: str) -> Any:
+        url = params.get(url_key)
+        value = url[0] if isinstance(url, list) else url
+        path = path_style(value or "")
+        if path:
+            params = {**params, url_key: [path] if isinstance(url, list) else path}
+        return original(params, body_key, url_key, label)
+
+    helpers._resolve_document = resolve
+    for module in (handlers,):
+        if hasattr(module, "_resolve_document"):
+            module._resolve_document = resolve
+
+
+def path_style(url: str) -> str | None:
+    """``https://s3.amazonaws.com/bucket/key`` for a virtual-hosted S3 URL, None for any other."""
+    match = re.match(r"https://([a-z0-9.-]+)\.s3[.-][a-z0-9-]+\.amazonaws\.com(?:\.cn)?/(.+)", url)
+    return f"https://s3.amazonaws.com/{match[1]}/{match[2]}" if match else None
+
+
+def alarms_mind_dimensions() -> None:
+    """An alarm reads only the series whose dimensions equal its own; ministack reads all of the metric's name."""
+    from ministack.services import cloudwatch
+
+    original, metrics, lock = cloudwatch._evaluate_alarm, cloudwatch._metrics, threading.RLock()
+
+    def evaluate(alarm: dict) -> Any:
+        wanted = cloudwatch._dims_key({d["Name"]: d["Value"] for d in alarm.get("Dimensions") or []})
+
+        class View:
+            """The metrics store, listing only the alarm's own series."""
+
+            def items(self) -> list:
+                return [(k, v) for k, v in metrics.items() if k[2] == wanted]
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(metrics, name)
+
+            def __getitem__(self, key: Any) -> Any:
+                return metrics[key]
+
+            def __setitem__(self, key: Any, value: Any) -> None:
+                metrics[key] = value
+
+        with lock:
+            cloudwatch._metrics = View()
+            try:
+                return original(alarm)
+            finally:
+                cloudwatch._metrics = metrics
+
+    cloudwatch._evaluate_alarm = evaluate
+
+
+def keep_mail(cloud: Cloud) -> None:
+    """Keep what SNS would send by e-mail in the cloud's outbox; a subscription is confirmed by its owner's click on AWS, here at once."""
+    from ministack.services import sns
+
+    original = sns._fanout
+
+    def fanout(topic_arn: str, msg_id: str, message: str, subject: str, *rest: Any, **named: Any) -> Any:
+        topic = sns._topic_by_arn_any_scope(topic_arn)
+        for subscription in (topic or {}).get("subscriptions", []):
+            if subscription.get("protocol") in ("email", "email-json"):
+                cloud.outbox.append({"to": subscription["endpoint"], "subject": subject or "AWS Notification Message", "body": message,
+                                     "topic": topic_arn, "at": clock.now().isoformat()})
+        return original(topic_arn, msg_id, message, subject, *rest, **named)
+
+    sns._fanout = fanout
+
+
+# -- who calls ---------------------------------------------------------------------------------------------------
+def scope_request(cloud: Cloud, access_key: str) -> contextvars.Context:
+    """A context in which account, region and caller of a request are set."""
+    from ministack.core.responses import set_request_account_id, set_request_region
+
+    context = contextvars.copy_context()
+
+    def enter() -> None:
+        set_request_account_id(access_key)
+        set_request_region(cloud.region)
+        caller_key.set(access_key)
+
+    context.run(enter)
+    return context
+
+
+def caller_arn(cloud: Cloud) -> str:
+    """The ARN of who makes the current request: an assumed role's session, or the account's root."""
+    from ministack.services import sts
+
+    session = sts._sessions.get(caller_key.get())
+    return session["Arn"] if session else f"arn:{cloud.partition}:iam::{cloud.account}:root"
