@@ -28,6 +28,7 @@ def assemble(cloud: Cloud) -> Gateway:
     hooks.read_template_urls()
     hooks.alarms_mind_dimensions()
     hooks.keep_mail(cloud)
+    hooks.refuse_trust_policies()
     for service in found:
         start = getattr(service, "start", None)
         if start:

@@ -32,17 +32,22 @@ def offset() -> float:
 
 
 def advance(seconds: float) -> datetime:
-    """Move the clock forward and tell the listeners (tickers of schedules and alarms).
+    """Move the clock forward, stopping at each full minute to tell the listeners (tickers of schedules).
 
+    So every occurrence of a schedule on the way fires, at its own time, and not one for all.
     Raises ValueError for a negative number: AWS's time never runs backwards.
     """
     global _offset
     if seconds < 0:
         raise ValueError(f"advance_seconds is {seconds}; the clock only moves forward")
     with _lock:
-        _offset += float(seconds)
-    for listener in list(_listeners):
-        listener()
+        left = float(seconds)
+        while left > 0:
+            step = min(left, 60 - time() % 60)
+            _offset += step
+            left -= step
+            for listener in list(_listeners):
+                listener()
     return now()
 
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from localaws import clock, resource
+from localaws import clock, refusals, resource
 from localaws.cloud import caller_key
 
 if TYPE_CHECKING:
@@ -28,11 +28,13 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "service_events": ("ministack.services.eventbridge:_put_events",),
     "event_targets": ("ministack.services.eventbridge:_invoke_target",),
     "scheduler_targets": ("ministack.services.scheduler:_tick_schedules", "ministack.services.scheduler:_schedules"),
-    "clock": ("ministack.services.scheduler:time", "ministack.services.eventbridge:time", "ministack.services.cloudwatch:time"),
+    "clock": ("ministack.services.eventbridge:_tick_scheduled_rules", "ministack.services.scheduler:time", "ministack.services.eventbridge:time", "ministack.services.cloudwatch:time"),
     "template_url": ("ministack.services.cloudformation.helpers:_resolve_document",),
     "alarm_dimensions": ("ministack.services.cloudwatch:_evaluate_alarm", "ministack.services.cloudwatch:_metrics",
                          "ministack.services.cloudwatch:_dims_key"),
     "mail": ("ministack.services.sns:_fanout", "ministack.services.sns:_topic_by_arn_any_scope"),
+    "trust_policies": ("ministack.services.iam:_trust_policy_not_principal_error",
+                       "ministack.core.iam_evaluator:validate_policy_document"),
     "caller": ("ministack.services.sts:_sessions",),
     "scope": ("ministack.core.responses:request_scope", "ministack.core.responses:set_request_account_id"),
 }  # fmt: skip
@@ -69,9 +71,9 @@ def register_types(cloud: Cloud, types: list[resource.ResourceType]) -> None:
             provisioners._STACK_TAG_PROPERTY.pop(kind.type_name, None)
     for name, handler in provisioners._RESOURCE_HANDLERS.items():
         if name not in ours and name.startswith("AWS::") and not name.startswith("AWS::CloudFormation::"):
-            _check_schema_of(name, handler)
+            _check_first(cloud, name, handler)
     blocking = stacks._runs_on_worker_thread
-    stacks._runs_on_worker_thread = lambda t: t in ours or blocking(t)
+    stacks._runs_on_worker_thread = lambda t: t in ours or t in refusals.CHECKS or blocking(t)
 
 
 def refuse_findings(type_name: str, props: dict[str, Any]) -> None:
@@ -108,10 +110,12 @@ def _handlers(cloud: Cloud, kind: resource.ResourceType) -> dict[str, Any]:
     return {"create": create, "update": update, "delete": delete, "update_with_logical_id": True, "delete_with_logical_id": True}
 
 
-def _check_schema_of(name: str, handler: dict[str, Any]) -> None:
+def _check_first(cloud: Cloud, name: str, handler: dict[str, Any]) -> None:
     def checked(function: Callable, position: int) -> Callable:
         def run(*arguments: Any, **keywords: Any) -> Any:
             refuse_findings(name, arguments[position])
+            if name in refusals.CHECKS:
+                refusals.CHECKS[name](cloud, arguments[position])
             return function(*arguments, **keywords)
 
         return run
@@ -163,7 +167,8 @@ def _universal(cloud: Cloud, target: dict, event: dict, schedule: dict) -> None:
     """EventBridge Scheduler's universal target: ``arn:aws:scheduler:::aws-sdk:<service>:<operation>`` under the schedule's role."""
     service, _, operation = target["Arn"].split(":aws-sdk:")[1].partition(":")
     text = target.get("Input") or "{}"
-    stamp = clock.datetime.fromtimestamp(event["Time"], tz=clock.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = event["Time"] - event["Time"] % 60  # a schedule is due on the minute
+    stamp = clock.datetime.fromtimestamp(moment, tz=clock.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for key, value in {"scheduled-time": stamp, "execution-id": cloud.new_id(length=32), "attempt-number": "1",
                        "schedule-arn": schedule.get("Arn", "")}.items():  # fmt: skip
         text = text.replace(f"<aws.scheduler.{key}>", value)
@@ -193,6 +198,7 @@ def use_clock(cloud: Cloud) -> None:
     def tick() -> None:
         with request_scope(cloud.account, cloud.region):
             scheduler._tick_schedules()
+            eventbridge._tick_scheduled_rules()
 
     clock.on_advance(tick)
 
@@ -273,6 +279,13 @@ def keep_mail(cloud: Cloud) -> None:
         return original(topic_arn, msg_id, message, subject, *rest, **named)
 
     sns._fanout = fanout
+
+
+def refuse_trust_policies() -> None:
+    """CreateRole and UpdateAssumeRolePolicy refuse a malformed trust policy (a missing Principal …) as IAM does."""
+    from ministack.services import iam
+
+    iam._trust_policy_not_principal_error = refusals.trust_policy_error
 
 
 # -- who calls ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,90 @@
+"""What AWS refuses and the emulators would accept: checks by resource type, beyond the registry's schemas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from localaws.cloud import Cloud
+
+
+def trust_policy_error(document: Any) -> str | None:
+    """Why IAM would refuse a role's trust policy, None when it would not.
+
+    IAM's answer is ``MalformedPolicyDocument``; the rules are those of "IAM JSON policy elements" for a
+    resource-based policy without a Resource.
+    """
+    try:
+        policy = json.loads(document) if isinstance(document, str) else document
+    except ValueError:
+        return "This policy contains invalid Json"
+    statements = policy.get("Statement") if isinstance(policy, dict) else None
+    statements = [statements] if isinstance(statements, dict) else statements
+    if not statements:
+        return "Missing required field Statement"
+    for statement in statements:
+        if not statement.get("Principal") and not statement.get("NotPrincipal"):
+            return "Missing required field Principal cannot be empty!"
+        if statement.get("NotPrincipal"):
+            return "AssumeRole policy must not contain NotPrincipal with effect Allow"
+        if "Resource" in statement or "NotResource" in statement:
+            return "Has prohibited field Resource"
+        if statement.get("Effect") not in ("Allow", "Deny"):
+            return f"Invalid effect: {statement.get('Effect')}"
+        actions = statement.get("Action") or []
+        wrong = [a for a in ([actions] if isinstance(actions, str) else actions) if not a.startswith("sts:") and a != "*"]
+        if wrong or not actions:
+            return f"AssumeRole policy may only specify STS AssumeRole actions, found {', '.join(wrong) or 'none'}"
+    return None
+
+
+def _role(cloud: Cloud, props: dict[str, Any]) -> None:
+    from ministack.core.iam_evaluator import validate_policy_document
+
+    error = trust_policy_error(props.get("AssumeRolePolicyDocument"))
+    if error:
+        raise ValueError(f"{error} (Service: Iam, Status Code: 400, Error Code: MalformedPolicyDocument)")
+    for policy in props.get("Policies") or []:
+        error = validate_policy_document(json.dumps(policy["PolicyDocument"]))
+        if error:
+            raise ValueError(f"{policy['PolicyName']}: {error} (Service: Iam, Status Code: 400, Error Code: MalformedPolicyDocument)")
+
+
+def _managed_policy(cloud: Cloud, props: dict[str, Any]) -> None:
+    from ministack.core.iam_evaluator import validate_policy_document
+
+    text = json.dumps(props["PolicyDocument"], separators=(",", ":"))
+    error = validate_policy_document(text)
+    if error:
+        raise ValueError(f"{error} (Service: Iam, Status Code: 400, Error Code: MalformedPolicyDocument)")
+    if len(text) > 6144:
+        raise ValueError(f"Cannot exceed quota for PolicySize: 6144 (the document has {len(text)} characters)")
+
+
+def _function(cloud: Cloud, props: dict[str, Any]) -> None:
+    from localaws.errors import AwsError
+
+    try:
+        cloud.check_trust(props["Role"], "lambda.amazonaws.com")
+    except AwsError as error:
+        raise ValueError("The role defined for the function cannot be assumed by Lambda. "
+                         f"(Error Code: InvalidParameterValueException) {error.message}") from error
+
+
+def _rule(cloud: Cloud, props: dict[str, Any]) -> None:
+    """EventBridge refuses a target of these services without a role (PutTargets: ValidationException)."""
+    for target in props.get("Targets") or []:
+        service = target["Arn"].split(":")[2] if target.get("Arn", "").count(":") >= 5 else ""
+        if service in ("codepipeline", "codebuild", "sagemaker", "states") and not target.get("RoleArn"):
+            raise ValueError(f"RoleArn is required for target {target['Arn']}. (Error Code: ValidationException)")
+
+
+#: resource type → check(cloud, properties), raising ValueError with the reason
+CHECKS: dict[str, Callable[[Any, dict[str, Any]], None]] = {
+    "AWS::IAM::Role": _role,
+    "AWS::IAM::ManagedPolicy": _managed_policy,
+    "AWS::Lambda::Function": _function,
+    "AWS::Events::Rule": _rule,
+}
