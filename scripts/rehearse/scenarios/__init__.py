@@ -1,0 +1,1 @@
+"""One file a scenario; the file name with hyphens is the scenario's name."""

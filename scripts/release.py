@@ -1,0 +1,173 @@
+"""Builds a release of the platform in memory: every object, its key, and the entry template stamped with the keys (flow A).
+
+Called by scripts/publish.py, which uploads what this returns. The same files give the same bytes and therefore the same keys: zips
+are sorted and carry no times, and every key contains the hash of its content. Nothing here speaks to AWS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import subprocess
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import compose
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+# the repository of each persona, and the whole: mapping key -> (folder, CodeCommit repository)
+REPOSITORIES = {
+    "PlatformArchive": (".", "aws-enterprise-mlops-platform"),
+    "CfnArchive": ("mlops-cfn", "mlops-cfn"),
+    "CicdArchive": ("mlops-cicd", "mlops-cicd"),
+    "SeedcodeArchive": ("seedcode-repo", "seedcode-repo"),
+}
+PRODUCTS = {"ProjectTemplate": "2-smproject.yaml", "UserTemplate": "3-user.yaml"}
+# what an unpacked source without git may contain beside the sources
+NOT_SOURCE = {".git", ".cache", "build", "__pycache__", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", "taskcat_outputs"}
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold
+
+
+class ReleaseError(ValueError):
+    """The sources do not make a release; the message says which file and why."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release that is ready to upload."""
+
+    version: str
+    bucket: str
+    entry_key: str
+    keys: dict[str, str]
+    objects: dict[str, bytes] = field(repr=False)
+
+    @property
+    def entry(self) -> bytes:
+        """The packaged 1-infra.yaml."""
+        return self.objects[self.entry_key]
+
+
+def short_hash(data: bytes) -> str:
+    """What makes a key immutable: other content, other key."""
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def zip_bytes(files: Mapping[str, bytes]) -> bytes:
+    """A zip that depends on names and contents only; a file that starts with #! is executable."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in sorted(files):
+            info = zipfile.ZipInfo(name, ZIP_TIME)
+            info.create_system = 3  # Unix, also when packaged elsewhere: the modes below mean something
+            info.external_attr = (0o100755 if files[name].startswith(b"#!") else 0o100644) << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, files[name])
+    return buffer.getvalue()
+
+
+def source_files(root: Path) -> list[str]:
+    """Every source file of the repository, relative and sorted: what git knows, or all of an unpacked source."""
+    if (root / ".git").exists():
+        command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\0")
+        # a file that was deleted but not yet committed is still listed
+        return sorted({name for name in listed if name and (root / name).is_file()})
+    found = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [n for n in subfolders if n not in NOT_SOURCE and not n.startswith(".venv")]
+        found += [(Path(folder) / name).relative_to(root).as_posix() for name in names]
+    return sorted(found)
+
+
+def read_under(root: Path, names: Iterable[str], folder: str) -> dict[str, bytes]:
+    """The files of one folder, named relative to it."""
+    prefix = "" if folder == "." else f"{folder}/"
+    return {name[len(prefix) :]: (root / name).read_bytes() for name in names if name.startswith(prefix)}
+
+
+def pascal(name: str) -> str:
+    """job_tagger -> JobTagger"""
+    return "".join(part.capitalize() for part in re.split(r"[-_]", name))
+
+
+def stamp(entry: str, values: Mapping[str, str]) -> str:
+    """The entry template with Mappings.Release.Keys filled in; tags such as !Sub stay as they are, comments go."""
+    root = node = yaml.compose(entry)
+    for step in ("Mappings", "Release", "Keys"):
+        node = next((value for key, value in node.value if key.value == step), None)
+        if not isinstance(node, yaml.MappingNode):
+            raise ReleaseError(f"mlops-cfn/1-infra.yaml: Mappings.Release.Keys is missing ({step} was not found)")
+    declared = {key.value for key, _ in node.value}
+    if declared != set(values):
+        unknown, missing = sorted(declared - set(values)), sorted(set(values) - declared)
+        raise ReleaseError(
+            "mlops-cfn/1-infra.yaml: Mappings.Release.Keys does not match the sources: "
+            f"nothing in the sources for {unknown or 'none'}, not declared {missing or 'none'}"
+        )
+    for key, value in node.value:
+        value.value, value.style, value.tag = values[key.value], "'", "tag:yaml.org,2002:str"
+    return yaml.serialize(root, width=130)
+
+
+def version_of(root: Path) -> str:
+    """The git tag of the commit, or the last tag with the commit behind it, as S3 keys and catalog versions may hold it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "HEAD") if (root / ".git").exists() else ""
+    # CodePipeline hands CodeBuild a source without .git, and says the commit in the environment
+    commit = commit or os.environ.get("CODEBUILD_RESOLVED_SOURCE_VERSION", "")
+    if not re.fullmatch(r"[0-9a-f]{12,64}", commit):
+        raise ReleaseError("the commit is not known here (no git repository): pass --version, for example --version 1.2.0")
+    if tag := git("describe", "--tags", "--exact-match", "--match", "v[0-9]*"):
+        version = tag[1:]
+    else:
+        last = git("describe", "--tags", "--abbrev=0", "--match", "v[0-9]*")
+        version = f"{last[1:] if last else '0.1.0'}-{commit[:12]}"
+    return f"{version}-dirty" if git("status", "--porcelain") else version
+
+
+def build(root: Path, version: str, bucket: str) -> Release:
+    """Read the sources once and make every object of the release."""
+    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}", version):
+        raise ReleaseError(f"version {version!r}: letters, digits, dots, hyphens and underscores only, for example 1.2.0")
+    names = source_files(root)
+    objects: dict[str, bytes] = {}
+    keys: dict[str, str] = {}
+
+    def add(name: str, kind: str, stem: str, suffix: str, data: bytes) -> None:
+        keys[name] = f"{version}/{kind}/{stem}.{short_hash(data)}.{suffix}"
+        objects[keys[name]] = data
+
+    cfn = read_under(root, names, "mlops-cfn")
+    if "1-infra.yaml" not in cfn:
+        raise ReleaseError(f"{root}/mlops-cfn/1-infra.yaml is missing")
+    for name, data in cfn.items():
+        if match := re.fullmatch(r"infra/([a-z-]+)\.yaml", name):
+            add(f"{pascal(match[1])}Template", "templates", match[1], "yaml", data)
+    for name, file in PRODUCTS.items():
+        if file not in cfn:
+            raise ReleaseError(f"{root}/mlops-cfn/{file} is missing")
+        add(name, "templates", Path(file).stem, "yaml", cfn[file])
+    for folder in sorted({name.split("/")[1] for name in cfn if name.startswith("lambda/") and name.count("/") >= 2}):
+        add(f"{pascal(folder)}Function", "functions", folder, "zip", zip_bytes(read_under(root, names, f"mlops-cfn/lambda/{folder}")))
+    for name, (folder, repository) in REPOSITORIES.items():
+        add(name, "repositories", repository, "zip", zip_bytes(read_under(root, names, folder)))
+
+    seeds = {f"{name}.zip": zip_bytes(files) for name, files in compose.compose_all(root / "seedcode-repo").items()}
+    prefix = f"{version}/seeds/{short_hash(b''.join(seeds[name] for name in sorted(seeds)))}"
+    objects |= {f"{prefix}/{name}": data for name, data in seeds.items()}
+
+    stamped = {**keys, "Bucket": bucket, "Version": version, "SeedPrefix": prefix}
+    entry = stamp(cfn["1-infra.yaml"].decode(), stamped).encode()
+    entry_key = f"{version}/1-infra.{short_hash(entry)}.yaml"
+    objects[entry_key] = entry
+    return Release(version, bucket, entry_key, {**keys, "SeedPrefix": prefix}, objects)
