@@ -1,0 +1,1 @@
+"""SageMaker's control plane: one service of botocore, made of one mixin a subject (see service.py)."""

@@ -1,0 +1,21 @@
+"""SageMaker as one service: its parts together."""
+
+from __future__ import annotations
+
+from localaws.services.sagemaker.endpoints import EndpointsMixin
+from localaws.services.sagemaker.jobs import JobsMixin
+from localaws.services.sagemaker.models import ModelsMixin
+from localaws.services.sagemaker.pipelines import PipelinesMixin
+from localaws.services.sagemaker.projects import ProjectsMixin
+from localaws.services.sagemaker.registry import RegistryMixin
+from localaws.services.sagemaker.studio import StudioMixin
+from localaws.services.sagemaker.tags import TagsMixin
+
+
+class SageMaker(
+    StudioMixin, ProjectsMixin, RegistryMixin, TagsMixin, JobsMixin, PipelinesMixin, ModelsMixin, EndpointsMixin
+):  # fmt: skip
+    """Amazon SageMaker: ``cloud.services["sagemaker"]``."""
+
+
+SERVICES = [SageMaker]
