@@ -1,0 +1,164 @@
+"""Custom::ProjectCleanup: removes what a project's pipelines made outside its stack (flow B, called by 2-smproject.yaml).
+
+Properties: ProjectId; ModelPackageGroupName and BucketName are optional, and what is named there is emptied too.
+On Delete the deployed stacks go first (they use the project's roles, key and topic), then pipelines, versions, objects.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import boto3
+from botocore.exceptions import ClientError
+
+logger = logging.getLogger()
+logger.setLevel(logging.INFO)
+
+POLL_SECONDS = 2
+ANSWER_SECONDS = 20  # kept back from Lambda's time limit for the answer
+STACKS = ("monitoring", "production", "staging")  # monitoring watches the production endpoint, so it goes first
+PIPELINES = ("", "-experimental")
+GONE = ("ValidationError", "ValidationException", "ResourceNotFound", "ResourceNotFoundException", "NoSuchBucket")
+
+
+class StillThere(TimeoutError):
+    """Something was not gone when the time was up."""
+
+
+def on_event(
+    event: dict[str, Any],
+    client: Callable[[str], Any],
+    seconds_left: Callable[[], float] = lambda: 870.0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> tuple[str, dict[str, str]]:
+    """Do nothing until Delete; then empty what the properties name."""
+    properties = event["ResourceProperties"]
+    identity = f"cleanup-{properties['ProjectId']}"
+    if event["RequestType"] != "Delete":
+        return identity, {}
+    if event["PhysicalResourceId"] != identity:
+        return event["PhysicalResourceId"], {}  # Create had failed, or another project's id was guarded
+    project = f"mlops-{properties['ProjectId']}"
+    for stage in STACKS:
+        delete_stack(f"{project}-{stage}", client("cloudformation"), seconds_left, sleep)
+    for suffix in PIPELINES:
+        delete_pipeline(project + suffix, client("sagemaker"), seconds_left, sleep)
+    if group := properties.get("ModelPackageGroupName"):
+        delete_versions(group, client("sagemaker"))
+    if bucket := properties.get("BucketName"):
+        empty_bucket(bucket, client("s3"))
+    return identity, {}
+
+
+def delete_stack(
+    name: str, cloudformation: Any, seconds_left: Callable[[], float], sleep: Callable[[float], None]
+) -> None:
+    """Delete a stack and wait until it is gone; a stack that is not there is fine."""
+    try:
+        stack = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
+        logger.info("deleting stack %s", name)
+        cloudformation.delete_stack(StackName=name)
+        while True:  # by id, because a deleted stack has no name any more
+            stack = cloudformation.describe_stacks(StackName=stack["StackId"])["Stacks"][0]
+            if stack["StackStatus"] == "DELETE_COMPLETE":
+                return
+            if stack["StackStatus"] == "DELETE_FAILED":
+                raise StillThere(f"stack {name} could not be deleted: {stack.get('StackStatusReason', 'see its events')}")
+            _rest(f"stack {name} is still being deleted", seconds_left, sleep)
+    except ClientError as error:
+        _pass_if_gone(error, name)
+
+
+def delete_pipeline(
+    name: str, sagemaker: Any, seconds_left: Callable[[], float], sleep: Callable[[float], None]
+) -> None:
+    """Stop what runs of a SageMaker pipeline, wait for it, and delete the pipeline."""
+    pages = sagemaker.get_paginator("list_pipeline_executions")
+    try:
+        stopped: set[str] = set()
+        while True:
+            running = [
+                execution
+                for page in pages.paginate(PipelineName=name)
+                for execution in page["PipelineExecutionSummaries"]
+                if execution["PipelineExecutionStatus"] in ("Executing", "Stopping")
+            ]
+            if not running:
+                break
+            for arn in {execution["PipelineExecutionArn"] for execution in running} - stopped:
+                sagemaker.stop_pipeline_execution(PipelineExecutionArn=arn)
+                stopped.add(arn)
+            _rest(f"an execution of pipeline {name} is still stopping", seconds_left, sleep)
+        sagemaker.delete_pipeline(PipelineName=name)
+        logger.info("deleted pipeline %s", name)
+    except ClientError as error:
+        _pass_if_gone(error, name)
+
+
+def delete_versions(group: str, sagemaker: Any) -> None:
+    """Delete every model version of a group, which could not be deleted otherwise."""
+    try:
+        for page in sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group):
+            for package in page["ModelPackageSummaryList"]:
+                sagemaker.delete_model_package(ModelPackageName=package["ModelPackageArn"])
+        logger.info("deleted the versions of %s", group)
+    except ClientError as error:
+        _pass_if_gone(error, group)
+
+
+def empty_bucket(bucket: str, s3: Any) -> None:
+    """Delete every version and delete marker of a bucket."""
+    try:
+        for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
+            found = page.get("Versions", []) + page.get("DeleteMarkers", [])
+            if found:
+                objects = [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in found]
+                answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+                if errors := answer.get("Errors"):
+                    raise StillThere(f"{bucket}/{errors[0]['Key']}: {errors[0]['Message']} ({len(errors)} objects)")
+        logger.info("emptied bucket %s", bucket)
+    except ClientError as error:
+        _pass_if_gone(error, bucket)
+
+
+def _rest(what: str, seconds_left: Callable[[], float], sleep: Callable[[float], None]) -> None:
+    if seconds_left() < ANSWER_SECONDS + POLL_SECONDS:
+        raise StillThere(f"{what}; delete the project again in a few minutes")
+    sleep(POLL_SECONDS)
+
+
+def _pass_if_gone(error: ClientError, name: str) -> None:
+    detail = error.response["Error"]
+    if detail["Code"] not in GONE or not ("exist" in detail["Message"].lower() or "NotFound" in detail["Code"]):
+        raise error
+    logger.info("%s is gone already", name)
+
+
+def handler(event: dict[str, Any], context: Any) -> None:
+    """Answer CloudFormation exactly once."""
+    logger.info("%s %s", event["RequestType"], event["LogicalResourceId"])
+    answer = {key: event[key] for key in ("StackId", "RequestId", "LogicalResourceId")}
+    answer["PhysicalResourceId"] = event.get("PhysicalResourceId", event["RequestId"])
+    try:
+        answer["PhysicalResourceId"], answer["Data"] = on_event(
+            event, boto3.client, lambda: context.get_remaining_time_in_millis() / 1000
+        )
+        answer["Status"] = "SUCCESS"
+    except Exception as error:  # the one broad catch: CloudFormation must get its answer
+        logger.exception("%s failed", event["RequestType"])
+        answer |= {"Status": "FAILED", "Reason": f"{type(error).__name__}: {error}"[:1000]}
+    send(event["ResponseURL"], answer)
+
+
+def send(url: str, answer: dict[str, Any]) -> None:
+    """Put the answer where CloudFormation waits for it."""
+    body = json.dumps(answer).encode()
+    # The signature of the URL covers an empty content type, which urllib would otherwise fill in.
+    request = urllib.request.Request(url, data=body, method="PUT", headers={"Content-Type": ""})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        logger.info("answered %s: %s", answer["Status"], response.status)
