@@ -26,6 +26,7 @@ def assemble(cloud: Cloud) -> Gateway:
     hooks.register_targets(cloud, targets)
     hooks.use_clock(cloud)
     hooks.read_template_urls()
+    hooks.allow_service_tags()
     hooks.alarms_mind_dimensions()
     hooks.keep_mail(cloud)
     hooks.refuse_trust_policies()

@@ -29,6 +29,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "event_targets": ("ministack.services.eventbridge:_invoke_target",),
     "scheduler_targets": ("ministack.services.scheduler:_tick_schedules", "ministack.services.scheduler:_schedules"),
     "clock": ("ministack.services.eventbridge:_tick_scheduled_rules", "ministack.services.scheduler:time", "ministack.services.eventbridge:time", "ministack.services.cloudwatch:time"),
+    "service_tags": ("ministack.services.cloudformation.helpers:_validate_stack_tags",),
     "template_url": ("ministack.services.cloudformation.helpers:_resolve_document",),
     "alarm_dimensions": ("ministack.services.cloudwatch:_evaluate_alarm", "ministack.services.cloudwatch:_metrics",
                          "ministack.services.cloudwatch:_dims_key"),
@@ -86,9 +87,17 @@ def refuse_findings(type_name: str, props: dict[str, Any]) -> None:
 def _handlers(cloud: Cloud, kind: resource.ResourceType) -> dict[str, Any]:
     from ministack.services.cloudformation import provisioners
 
+    # the engine takes an update's attributes as the whole truth: what an update does not name stays as it was
+    known: dict[str, dict] = {}
+
+    def make(context: resource.Context, props: dict) -> tuple[str, dict]:
+        physical_id, attributes = kind.create(context, props)
+        known[physical_id] = dict(attributes or {})
+        return physical_id, dict(known[physical_id])
+
     def create(logical_id: str, props: dict, stack_name: str) -> tuple[str, dict]:
         refuse_findings(kind.type_name, props)
-        return kind.create(resource.Context(cloud, stack_name, logical_id), props)
+        return make(resource.Context(cloud, stack_name, logical_id), props)
 
     def update(physical_id: str, old: dict, new: dict, stack_name: str, logical_id: str) -> tuple[str, dict]:
         refuse_findings(kind.type_name, new)
@@ -99,10 +108,11 @@ def _handlers(cloud: Cloud, kind: resource.ResourceType) -> dict[str, Any]:
             if name and new.get(name) and old.get(name) == new.get(name):
                 raise ValueError("CloudFormation cannot update a stack when a custom-named resource requires replacing. "
                                  f"Rename {new[name]} and update the stack again. (changed: {', '.join(changed)})")
-            created = kind.create(context, new)
+            created = make(context, new)
             provisioners._delete_predecessor(kind.delete, context, physical_id, old)
             return created
-        return physical_id, kind.update(context, physical_id, old, new) or {}
+        known[physical_id] = {**known.get(physical_id, {}), **(kind.update(context, physical_id, old, new) or {})}
+        return physical_id, dict(known[physical_id])
 
     def delete(physical_id: str, props: dict, logical_id: str = "") -> None:
         kind.delete(resource.Context(cloud, "", logical_id), physical_id, props)
@@ -213,6 +223,8 @@ def read_template_urls() -> None:
     def resolve(params: dict, body_key: str, url_key: str, label: str) -> Any:
         url = params.get(url_key)
         value = url[0] if isinstance(url, list) else url
+        if value in service_documents:
+            return service_documents[value], None
         path = path_style(value or "")
         if path:
             params = {**params, url_key: [path] if isinstance(url, list) else path}
@@ -222,6 +234,20 @@ def read_template_urls() -> None:
     for module in (handlers,):
         if hasattr(module, "_resolve_document"):
             module._resolve_document = resolve
+
+
+#: templates in buckets of AWS's own services (Service Catalog copies a product's template into one), by URL
+service_documents: dict[str, str] = {}
+#: stack tags with the prefix ``aws:`` that a service of ours sets, as (key, value); nobody else may set such
+service_tags: set[tuple[str, str]] = set()
+
+
+def allow_service_tags() -> None:
+    """Let Service Catalog tag its stacks ``aws:servicecatalog:…``; from any other caller ``aws:`` stays refused."""
+    from ministack.services.cloudformation import helpers
+
+    original = helpers._validate_stack_tags
+    helpers._validate_stack_tags = lambda tags: original([t for t in tags if (t.get("Key"), t.get("Value")) not in service_tags])
 
 
 def path_style(url: str) -> str | None:
