@@ -1,0 +1,54 @@
+"""The metrics are right, in the format of Model Monitor, and read from a model archive as SageMaker makes it."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import evaluate
+import numpy as np
+import pytest
+
+TRUTH = np.array([0, 0, 0, 1, 1])
+SCORES = np.array([0.1, 0.2, 0.7, 0.4, 0.9])
+
+
+def test_the_metrics_of_a_small_example():
+    metrics = evaluate.report(TRUTH, SCORES)["binary_classification_metrics"]
+    assert metrics["confusion_matrix"] == {"0": {"0": 2, "1": 1}, "1": {"0": 1, "1": 1}}
+    assert metrics["auc"]["value"] == pytest.approx(5 / 6)
+    assert metrics["accuracy"]["value"] == pytest.approx(0.6)
+    assert metrics["recall"]["value"] == metrics["true_positive_rate"]["value"] == pytest.approx(0.5)
+    assert metrics["false_positive_rate"]["value"] == pytest.approx(1 / 3)
+    assert metrics["accuracy_best_constant_classifier"]["value"] == pytest.approx(0.6)
+
+
+def test_few_rows_have_no_standard_deviation():
+    assert evaluate.report(TRUTH, SCORES)["binary_classification_metrics"]["auc"]["standard_deviation"] == "NaN"
+
+
+def test_many_rows_have_one():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 400)
+    metrics = evaluate.report(truth, rng.random(400))["binary_classification_metrics"]
+    assert 0 < metrics["auc"]["standard_deviation"] < 0.1
+
+
+def test_one_class_only_is_refused():
+    with pytest.raises(evaluate.EvaluationError, match="one class only"):
+        evaluate.report(np.zeros(3), np.zeros(3))
+
+
+def test_the_archive_of_a_training_job_is_read(model_dir: Path, parts: Path, tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    with tarfile.open(tmp_path / "model" / "model.tar.gz", "w:gz") as tar:
+        for file in model_dir.iterdir():
+            tar.add(file, file.name)
+    assert evaluate.main([f"--model={tmp_path / 'model'}", f"--test={parts / 'test'}", f"--output={tmp_path / 'out'}"]) == 0
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert report == evaluate.run(model_dir, parts / "test", tmp_path / "again")
+    assert report["dataset"]["item_count"] == 200
+
+
+def test_a_folder_without_a_model_is_named(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert evaluate.main([f"--model={tmp_path}", f"--test={parts / 'test'}", f"--output={tmp_path}"]) == 1
+    assert "neither model.tar.gz nor metadata.json" in capsys.readouterr().err
