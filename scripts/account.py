@@ -35,7 +35,9 @@ class FailedError(RuntimeError):
 
 def parameters(ssm: Any, path: str) -> dict[str, str]:
     """The SSM parameters below a path, by the rest of their name."""
-    pages = ssm.get_paginator("get_parameters_by_path").paginate(Path=path, Recursive=True, WithDecryption=True)
+    pages = ssm.get_paginator("get_parameters_by_path").paginate(
+        Path=path, Recursive=True, WithDecryption=True
+    )
     return {p["Name"][len(path) + 1 :]: p["Value"] for page in pages for p in page["Parameters"]}
 
 
@@ -43,14 +45,18 @@ def infra(ssm: Any) -> dict[str, str]:
     """What 1-infra wrote; an account without the platform is told so."""
     found = parameters(ssm, INFRA)
     if not found:
-        raise NotFoundError(f"no {INFRA} parameters: the platform is not deployed in this account and region; run `make deploy` first")
+        raise NotFoundError(
+            f"no {INFRA} parameters: the platform is not deployed in this account and region; run `make deploy` first"
+        )
     return found
 
 
 def projects(sagemaker: Any) -> list[dict[str, Any]]:
     """Every project that is not deleted."""
     pages = sagemaker.get_paginator("list_projects").paginate()
-    return [p for page in pages for p in page["ProjectSummaryList"] if p["ProjectStatus"] != "DeleteCompleted"]
+    return [
+        p for page in pages for p in page["ProjectSummaryList"] if p["ProjectStatus"] != "DeleteCompleted"
+    ]
 
 
 def project_id(sagemaker: Any, name: str) -> str:
@@ -58,10 +64,16 @@ def project_id(sagemaker: Any, name: str) -> str:
     try:
         return sagemaker.describe_project(ProjectName=name)["ProjectId"]
     except ClientError as error:
-        if error.response["Error"]["Code"] not in ("ValidationException", "ResourceNotFound", "ResourceNotFoundException"):
+        if error.response["Error"]["Code"] not in (
+            "ValidationException",
+            "ResourceNotFound",
+            "ResourceNotFoundException",
+        ):
             raise
         names = [p["ProjectName"] for p in projects(sagemaker)]
-        raise NotFoundError(f"there is no project {name!r}; projects here: {', '.join(sorted(names)) or 'none'}") from error
+        raise NotFoundError(
+            f"there is no project {name!r}; projects here: {', '.join(sorted(names)) or 'none'}"
+        ) from error
 
 
 def project(ssm: Any, identifier: str) -> dict[str, str]:
@@ -77,12 +89,18 @@ def newest_artifact(servicecatalog: Any, product_id: str) -> str:
     product = servicecatalog.describe_product(Id=product_id)
     versions = [v for v in product["ProvisioningArtifacts"] if v.get("Guidance", "DEFAULT") != "DEPRECATED"]
     if not versions:
-        raise NotFoundError(f"product {product_id} has no version: is a release published and 1-infra updated to it?")
+        raise NotFoundError(
+            f"product {product_id} has no version: is a release published and 1-infra updated to it?"
+        )
     return max(versions, key=lambda v: v["CreatedTime"])["Id"]
 
 
 def poll(
-    what: str, probe: Callable[[], Any], timeout: float, every: float = 1.0, tick: Callable[[], None] = lambda: None
+    what: str,
+    probe: Callable[[], Any],
+    timeout: float,
+    every: float = 1.0,
+    tick: Callable[[], None] = lambda: None,
 ) -> Any:
     """Ask until the answer is not None; `probe` raises FailedError when waiting on is pointless."""
     deadline = time.monotonic() + timeout
@@ -131,7 +149,11 @@ def stack_failures(cloudformation: Any, stack: str, seen: frozenset[str] = froze
 
 
 def wait_for_stack(
-    cloudformation: Any, stack: str, timeout: float = 3600, every: float = 1.0, tick: Callable[[], None] = lambda: None
+    cloudformation: Any,
+    stack: str,
+    timeout: float = 3600,
+    every: float = 1.0,
+    tick: Callable[[], None] = lambda: None,
 ) -> str:
     """Wait until a stack operation ended well; its failed resources are the reasons otherwise."""
 
@@ -157,12 +179,20 @@ def log_tail(logs: Any, group: str, stream: str = "", prefix: str = "", lines: i
     """The last lines of a log stream, or of the newest stream whose name starts with a prefix."""
     try:
         if not stream:
-            found = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=prefix)["logStreams"] if prefix else []
+            found = (
+                logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=prefix)["logStreams"]
+                if prefix
+                else []
+            )
             if not found:
                 return []
             stream = found[-1]["logStreamName"]
-        events = logs.get_log_events(logGroupName=group, logStreamName=stream, limit=max(lines, 50), startFromHead=False)["events"]
-        return [line.rstrip() for event in events for line in event["message"].splitlines() if line.strip()][-lines:]
+        events = logs.get_log_events(
+            logGroupName=group, logStreamName=stream, limit=max(lines, 50), startFromHead=False
+        )["events"]
+        return [line.rstrip() for event in events for line in event["message"].splitlines() if line.strip()][
+            -lines:
+        ]
     except ClientError as error:
         return [f"(log {group} {stream or prefix} cannot be read: {error.response['Error']['Code']})"]
 
@@ -194,7 +224,9 @@ def actions(codepipeline: Any, pipeline: str, execution: str) -> list[dict[str, 
 def pipeline_failure(session: boto3.Session, pipeline: str, execution: str) -> FailedError:
     """Why an execution did not succeed: the stage, the action, and the end of its build log or its stack's failures."""
     codepipeline = session.client("codepipeline")
-    status = codepipeline.get_pipeline_execution(pipelineName=pipeline, pipelineExecutionId=execution)["pipelineExecution"]["status"]
+    status = codepipeline.get_pipeline_execution(pipelineName=pipeline, pipelineExecutionId=execution)[
+        "pipelineExecution"
+    ]["status"]
     look_at = f"aws codepipeline list-action-executions --pipeline-name {pipeline} --filter pipelineExecutionId={execution}"
     for action in actions(codepipeline, pipeline, execution):
         if action["status"] != "Failed":
@@ -207,7 +239,11 @@ def pipeline_failure(session: boto3.Session, pipeline: str, execution: str) -> F
             reasons += build_log(session, outcome["externalExecutionId"])
             look_at = f"aws codebuild batch-get-builds --ids {outcome['externalExecutionId']}"
         elif provider == "CloudFormation":
-            stack = action["input"].get("resolvedConfiguration", action["input"].get("configuration", {})).get("StackName", "")
+            stack = (
+                action["input"]
+                .get("resolvedConfiguration", action["input"].get("configuration", {}))
+                .get("StackName", "")
+            )
             reasons += list(stack_failures(session.client("cloudformation"), stack))[:8]
             look_at = f"aws cloudformation describe-stack-events --stack-name {stack}"
         return FailedError(where, reasons, look_at)
@@ -221,11 +257,20 @@ def step_failures(session: boto3.Session, execution_arn: str) -> list[str]:
     """The failed steps of a SageMaker pipeline execution with the end of each job's log."""
     sagemaker, logs = session.client("sagemaker"), session.client("logs")
     found: list[str] = []
-    for step in sagemaker.list_pipeline_execution_steps(PipelineExecutionArn=execution_arn)["PipelineExecutionSteps"]:
+    for step in sagemaker.list_pipeline_execution_steps(PipelineExecutionArn=execution_arn)[
+        "PipelineExecutionSteps"
+    ]:
         if step["StepStatus"] != "Failed":
             continue
         found.append(f"step {step['StepName']}: {step.get('FailureReason', 'no reason given')}")
-        for kind, group in (("ProcessingJob", "ProcessingJobs"), ("TrainingJob", "TrainingJobs"), ("TransformJob", "TransformJobs")):
+        for kind, group in (
+            ("ProcessingJob", "ProcessingJobs"),
+            ("TrainingJob", "TrainingJobs"),
+            ("TransformJob", "TransformJobs"),
+        ):
             if arn := step.get("Metadata", {}).get(kind, {}).get("Arn"):
-                found += [f"  {line}" for line in log_tail(logs, f"/aws/sagemaker/{group}", prefix=f"{arn.rsplit('/', 1)[-1]}/")]
+                found += [
+                    f"  {line}"
+                    for line in log_tail(logs, f"/aws/sagemaker/{group}", prefix=f"{arn.rsplit('/', 1)[-1]}/")
+                ]
     return found

@@ -14,10 +14,9 @@ import json
 import sys
 from typing import Any
 
+import account
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
-
-import account
 
 
 class NothingToDecideError(LookupError):
@@ -50,7 +49,9 @@ def choose(sagemaker: Any, group: str, version: int | None) -> str:
 def decide(sagemaker: Any, package_arn: str, status: str, reason: str = "") -> None:
     """Approved or Rejected, as the registry's page does it."""
     sagemaker.update_model_package(
-        ModelPackageArn=package_arn, ModelApprovalStatus=status, **({"ApprovalDescription": reason} if reason else {})
+        ModelPackageArn=package_arn,
+        ModelApprovalStatus=status,
+        **({"ApprovalDescription": reason} if reason else {}),
     )
 
 

@@ -13,13 +13,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import account
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-import account
 
-
-def create_project(session: boto3.Session, name: str, settings: dict[str, str], description: str = "") -> dict[str, Any]:
+def create_project(
+    session: boto3.Session, name: str, settings: dict[str, str], description: str = ""
+) -> dict[str, Any]:
     """Start the creation and return the answer; a project of this name must not exist."""
     infra = account.infra(session.client("ssm"))
     product = infra["project-product-id"]
@@ -29,7 +30,9 @@ def create_project(session: boto3.Session, name: str, settings: dict[str, str], 
         ServiceCatalogProvisioningDetails={
             "ProductId": product,
             "ProvisioningArtifactId": account.newest_artifact(session.client("servicecatalog"), product),
-            "ProvisioningParameters": [{"Key": key, "Value": value} for key, value in settings.items() if value],
+            "ProvisioningParameters": [
+                {"Key": key, "Value": value} for key, value in settings.items() if value
+            ],
         },
     )
 
@@ -37,12 +40,18 @@ def create_project(session: boto3.Session, name: str, settings: dict[str, str], 
 def provisioned_stack(session: boto3.Session, provisioned_product_id: str) -> str:
     """The stack behind a provisioned product, empty while there is none."""
     servicecatalog = session.client("servicecatalog")
-    outputs = servicecatalog.get_provisioned_product_outputs(ProvisionedProductId=provisioned_product_id)["Outputs"]
+    outputs = servicecatalog.get_provisioned_product_outputs(ProvisionedProductId=provisioned_product_id)[
+        "Outputs"
+    ]
     return next((o["OutputValue"] for o in outputs if o["OutputKey"] == "CloudformationStackARN"), "")
 
 
 def wait_for_project(
-    session: boto3.Session, name: str, timeout: float = 1800, every: float = 1.0, tick: Callable[[], None] = lambda: None
+    session: boto3.Session,
+    name: str,
+    timeout: float = 1800,
+    every: float = 1.0,
+    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Wait until the project is complete; the failed resources of its stack are the reasons otherwise."""
     sagemaker = session.client("sagemaker")
@@ -58,11 +67,15 @@ def wait_for_project(
             stack = ""
             if details.get("ProvisionedProductId"):
                 stack = provisioned_stack(session, details["ProvisionedProductId"])
-                reasons += list(account.stack_failures(session.client("cloudformation"), stack))[:8] if stack else []
+                reasons += (
+                    list(account.stack_failures(session.client("cloudformation"), stack))[:8] if stack else []
+                )
             raise account.FailedError(
                 f"project {name} ended as {status}",
                 reasons,
-                f"aws cloudformation describe-stack-events --stack-name {stack}" if stack else f"aws sagemaker describe-project --project-name {name}",
+                f"aws cloudformation describe-stack-events --stack-name {stack}"
+                if stack
+                else f"aws sagemaker describe-project --project-name {name}",
             )
         return None
 
@@ -74,7 +87,9 @@ def main(argv: list[str] | None = None, session: boto3.Session | None = None) ->
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--name", required=True, help="1 to 32 letters, digits and inner hyphens")
     parser.add_argument("--cost-center", required=True)
-    parser.add_argument("--owner-email", required=True, help="receives approval requests, failures and drift alarms")
+    parser.add_argument(
+        "--owner-email", required=True, help="receives approval requests, failures and drift alarms"
+    )
     parser.add_argument("--description", default="")
     parser.add_argument("--project-template", default="sklearn", choices=["sklearn"])
     parser.add_argument("--inference-mode", default="realtime", choices=["realtime"])

@@ -13,11 +13,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import boto3
-from botocore.exceptions import BotoCoreError, ClientError
-
 import account
+import boto3
 import create_project
+from botocore.exceptions import BotoCoreError, ClientError
 
 
 def provision_user(session: boto3.Session, project_id: str, user: str) -> str:
@@ -28,7 +27,10 @@ def provision_user(session: boto3.Session, project_id: str, user: str) -> str:
         ProductId=product,
         ProvisioningArtifactId=account.newest_artifact(servicecatalog, product),
         ProvisionedProductName=f"mlops-{project_id}-{user}",
-        ProvisioningParameters=[{"Key": "ProjectId", "Value": project_id}, {"Key": "UserName", "Value": user}],
+        ProvisioningParameters=[
+            {"Key": "ProjectId", "Value": project_id},
+            {"Key": "UserName", "Value": user},
+        ],
     )
     return answer["RecordDetail"]["ProvisionedProductId"]
 
@@ -44,13 +46,17 @@ def wait_for_user(
     servicecatalog = session.client("servicecatalog")
 
     def probe() -> str | None:
-        detail = servicecatalog.describe_provisioned_product(Id=provisioned_product_id)["ProvisionedProductDetail"]
+        detail = servicecatalog.describe_provisioned_product(Id=provisioned_product_id)[
+            "ProvisionedProductDetail"
+        ]
         if detail["Status"] == "AVAILABLE":
             return create_project.provisioned_stack(session, provisioned_product_id)
         if detail["Status"] in ("ERROR", "TAINTED"):
             stack = create_project.provisioned_stack(session, provisioned_product_id)
             reasons = [detail.get("StatusMessage", "no reason given")]
-            reasons += list(account.stack_failures(session.client("cloudformation"), stack))[:8] if stack else []
+            reasons += (
+                list(account.stack_failures(session.client("cloudformation"), stack))[:8] if stack else []
+            )
             raise account.FailedError(
                 f"provisioned product {detail['Name']} ended as {detail['Status']}",
                 reasons,
@@ -62,7 +68,12 @@ def wait_for_user(
 
 
 def wait_for_association(
-    session: boto3.Session, project_id: str, user: str, timeout: float = 1200, every: float = 1.0, tick: Callable[[], None] = lambda: None
+    session: boto3.Session,
+    project_id: str,
+    user: str,
+    timeout: float = 1200,
+    every: float = 1.0,
+    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Wait for the pipeline that associates the user with the project; returns what it wrote."""
     codepipeline, ssm = session.client("codepipeline"), session.client("ssm")

@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import account
 import boto3
+import release
 from botocore.exceptions import BotoCoreError, ClientError
 
-import account
 import publish
-import release
 
 CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"]
 
@@ -30,18 +30,27 @@ def start(cloudformation: Any, stack: str, template_url: str, parameters: dict[s
     given = [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
     if status == "DELETE_COMPLETE":
         cloudformation.create_stack(
-            StackName=stack, TemplateURL=template_url, Parameters=given, Capabilities=CAPABILITIES, OnFailure="ROLLBACK"
+            StackName=stack,
+            TemplateURL=template_url,
+            Parameters=given,
+            Capabilities=CAPABILITIES,
+            OnFailure="ROLLBACK",
         )
         return "create"
     declared = cloudformation.get_template_summary(TemplateURL=template_url)["Parameters"]
-    before = {p["ParameterKey"] for p in cloudformation.describe_stacks(StackName=stack)["Stacks"][0].get("Parameters", [])}
+    before = {
+        p["ParameterKey"]
+        for p in cloudformation.describe_stacks(StackName=stack)["Stacks"][0].get("Parameters", [])
+    }
     kept = [
         {"ParameterKey": p["ParameterKey"], "UsePreviousValue": True}
         for p in declared
         if p["ParameterKey"] in before and p["ParameterKey"] not in parameters
     ]
     try:
-        cloudformation.update_stack(StackName=stack, TemplateURL=template_url, Parameters=given + kept, Capabilities=CAPABILITIES)
+        cloudformation.update_stack(
+            StackName=stack, TemplateURL=template_url, Parameters=given + kept, Capabilities=CAPABILITIES
+        )
     except ClientError as error:
         if "No updates are to be performed" in str(error):
             return "none"
@@ -66,12 +75,19 @@ def main(argv: list[str] | None = None, session: boto3.Session | None = None) ->
         parameters = dict(p.split("=", 1) for p in arguments.parameter)
         done = start(cloudformation, arguments.stack_name, summary["template_url"], parameters)
         if done != "none":
-            print(f"deploy: {done} of stack {arguments.stack_name} has begun; this takes about 15 minutes", file=sys.stderr)
+            print(
+                f"deploy: {done} of stack {arguments.stack_name} has begun; this takes about 15 minutes",
+                file=sys.stderr,
+            )
             account.wait_for_stack(cloudformation, arguments.stack_name, every=5)
     except (*publish.FAULTS, account.FailedError, ClientError, BotoCoreError) as error:
         print(f"deploy: {error}", file=sys.stderr)
         return 1
-    print(json.dumps({"stack": arguments.stack_name, "operation": done, "version": summary["version"]}, indent=2))
+    print(
+        json.dumps(
+            {"stack": arguments.stack_name, "operation": done, "version": summary["version"]}, indent=2
+        )
+    )
     return 0
 
 

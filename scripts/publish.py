@@ -15,9 +15,8 @@ from typing import Any
 from urllib.parse import quote
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
-
 import release
+from botocore.exceptions import BotoCoreError, ClientError
 
 STACK_NAME = "mlops-platform"
 BUILD = release.ROOT / "build/release"
@@ -49,7 +48,9 @@ def ensure_bucket(s3: Any, bucket: str, region: str, partition: str) -> bool:
         return False
     except ClientError as error:
         if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
-            raise PublishError(f"bucket {bucket} exists but is not yours to use: pass --bucket with another name") from error
+            raise PublishError(
+                f"bucket {bucket} exists but is not yours to use: pass --bucket with another name"
+            ) from error
     place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
     s3.create_bucket(Bucket=bucket, **place)
     s3.put_public_access_block(
@@ -125,7 +126,9 @@ def publish(
     if not region:
         raise PublishError("no region: set AWS_REGION or configure one with `aws configure`")
     account = session.client("sts").get_caller_identity()["Account"]
-    built = release.build(root, version or release.version_of(root), bucket or default_bucket(account, region))
+    built = release.build(
+        root, version or release.version_of(root), bucket or default_bucket(account, region)
+    )
     s3 = session.client("s3")
     made = ensure_bucket(s3, built.bucket, region, session.get_partition_for_region(region))
     new = upload(s3, built.bucket, built.objects)
@@ -148,19 +151,32 @@ def publish(
 def main(argv: list[str] | None = None, session: boto3.Session | None = None) -> int:
     """Publish, or only package; exit 0 done, 1 fault, 2 usage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bucket", help="release bucket; default mlops-release-<account>-<region>, made if absent")
+    parser.add_argument(
+        "--bucket", help="release bucket; default mlops-release-<account>-<region>, made if absent"
+    )
     parser.add_argument("--version", help="default: the git tag, or the last tag and the commit")
     parser.add_argument("--root", type=Path, default=release.ROOT, help="the platform's sources")
     parser.add_argument("--out", type=Path, default=BUILD, help="folder for 1-infra.yaml and release.json")
-    parser.add_argument("--package-only", action="store_true", help="build everything into --out and upload nothing")
+    parser.add_argument(
+        "--package-only", action="store_true", help="build everything into --out and upload nothing"
+    )
     arguments = parser.parse_args(argv)
     try:
         if arguments.package_only:
             bucket = arguments.bucket or "unpublished"
-            built = release.build(arguments.root, arguments.version or release.version_of(arguments.root), bucket)
-            summary = {"version": built.version, "bucket": built.bucket, "keys": built.keys, "entry_key": built.entry_key}
+            built = release.build(
+                arguments.root, arguments.version or release.version_of(arguments.root), bucket
+            )
+            summary = {
+                "version": built.version,
+                "bucket": built.bucket,
+                "keys": built.keys,
+                "entry_key": built.entry_key,
+            }
         else:
-            built, summary = publish(session or boto3.Session(), arguments.root, arguments.bucket, arguments.version)
+            built, summary = publish(
+                session or boto3.Session(), arguments.root, arguments.bucket, arguments.version
+            )
     except (*FAULTS, ClientError, BotoCoreError) as error:
         print(f"publish: {error}", file=sys.stderr)
         return 1

@@ -7,11 +7,9 @@ are sorted and carry no times, and every key contains the hash of its content. N
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import subprocess
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +27,16 @@ REPOSITORIES = {
 }
 PRODUCTS = {"ProjectTemplate": "2-smproject.yaml", "UserTemplate": "3-user.yaml"}
 # what an unpacked source without git may contain beside the sources
-NOT_SOURCE = {".git", ".cache", "build", "__pycache__", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", "taskcat_outputs"}
-ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold
+NOT_SOURCE = {
+    ".git",
+    ".cache",
+    "build",
+    "__pycache__",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".ipynb_checkpoints",
+    "taskcat_outputs",
+}
 
 
 class ReleaseError(ValueError):
@@ -56,19 +62,6 @@ class Release:
 def short_hash(data: bytes) -> str:
     """What makes a key immutable: other content, other key."""
     return hashlib.sha256(data).hexdigest()[:12]
-
-
-def zip_bytes(files: Mapping[str, bytes]) -> bytes:
-    """A zip that depends on names and contents only; a file that starts with #! is executable."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name in sorted(files):
-            info = zipfile.ZipInfo(name, ZIP_TIME)
-            info.create_system = 3  # Unix, also when packaged elsewhere: the modes below mean something
-            info.external_attr = (0o100755 if files[name].startswith(b"#!") else 0o100644) << 16
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, files[name])
-    return buffer.getvalue()
 
 
 def source_files(root: Path) -> list[str]:
@@ -102,7 +95,9 @@ def stamp(entry: str, values: Mapping[str, str]) -> str:
     for step in ("Mappings", "Release", "Keys"):
         node = next((value for key, value in node.value if key.value == step), None)
         if not isinstance(node, yaml.MappingNode):
-            raise ReleaseError(f"mlops-cfn/1-infra.yaml: Mappings.Release.Keys is missing ({step} was not found)")
+            raise ReleaseError(
+                f"mlops-cfn/1-infra.yaml: Mappings.Release.Keys is missing ({step} was not found)"
+            )
     declared = {key.value for key, _ in node.value}
     if declared != set(values):
         unknown, missing = sorted(declared - set(values)), sorted(set(values) - declared)
@@ -126,7 +121,9 @@ def version_of(root: Path) -> str:
     # CodePipeline hands CodeBuild a source without .git, and says the commit in the environment
     commit = commit or os.environ.get("CODEBUILD_RESOLVED_SOURCE_VERSION", "")
     if not re.fullmatch(r"[0-9a-f]{12,64}", commit):
-        raise ReleaseError("the commit is not known here (no git repository): pass --version, for example --version 1.2.0")
+        raise ReleaseError(
+            "the commit is not known here (no git repository): pass --version, for example --version 1.2.0"
+        )
     if tag := git("describe", "--tags", "--exact-match", "--match", "v[0-9]*"):
         version = tag[1:]
     else:
@@ -138,7 +135,9 @@ def version_of(root: Path) -> str:
 def build(root: Path, version: str, bucket: str) -> Release:
     """Read the sources once and make every object of the release."""
     if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}", version):
-        raise ReleaseError(f"version {version!r}: letters, digits, dots, hyphens and underscores only, for example 1.2.0")
+        raise ReleaseError(
+            f"version {version!r}: letters, digits, dots, hyphens and underscores only, for example 1.2.0"
+        )
     names = source_files(root)
     objects: dict[str, bytes] = {}
     keys: dict[str, str] = {}
@@ -157,12 +156,19 @@ def build(root: Path, version: str, bucket: str) -> Release:
         if file not in cfn:
             raise ReleaseError(f"{root}/mlops-cfn/{file} is missing")
         add(name, "templates", Path(file).stem, "yaml", cfn[file])
-    for folder in sorted({name.split("/")[1] for name in cfn if name.startswith("lambda/") and name.count("/") >= 2}):
-        add(f"{pascal(folder)}Function", "functions", folder, "zip", zip_bytes(read_under(root, names, f"mlops-cfn/lambda/{folder}")))
+    for folder in sorted(
+        {name.split("/")[1] for name in cfn if name.startswith("lambda/") and name.count("/") >= 2}
+    ):
+        source = read_under(root, names, f"mlops-cfn/lambda/{folder}")
+        add(f"{pascal(folder)}Function", "functions", folder, "zip", compose.zip_bytes(source))
     for name, (folder, repository) in REPOSITORIES.items():
-        add(name, "repositories", repository, "zip", zip_bytes(read_under(root, names, folder)))
+        add(name, "repositories", repository, "zip", compose.zip_bytes(read_under(root, names, folder)))
 
-    seeds = {f"{name}.zip": zip_bytes(files) for name, files in compose.compose_all(root / "seedcode-repo").items()}
+    seedcode = root / "seedcode-repo"
+    seeds = {
+        f"{framework}-{inference}.zip": compose.zip_bytes(compose.compose(framework, inference, seedcode))
+        for framework, inference in compose.combinations(seedcode)
+    }
     prefix = f"{version}/seeds/{short_hash(b''.join(seeds[name] for name in sorted(seeds)))}"
     objects |= {f"{prefix}/{name}": data for name, data in seeds.items()}
 

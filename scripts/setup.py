@@ -10,7 +10,9 @@ from __future__ import annotations
 import sys
 
 if sys.version_info < (3, 11):  # before any import or syntax that an older Python does not know
-    sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: install it and run make PYTHON=python3.11 …")
+    sys.exit(
+        f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: install it and run make PYTHON=python3.11 …"
+    )
 
 import argparse
 import fcntl
@@ -85,7 +87,10 @@ def run(command: list[str], env: dict[str, str] | None = None) -> None:
 def pip_configuration() -> dict[str, str]:
     """The user's pip settings; uv does not read them, so a private index or certificate would be lost."""
     done = subprocess.run(
-        [str(BOOTSTRAP / "bin/python"), "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+        [str(BOOTSTRAP / "bin/python"), "-m", "pip", "config", "list"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     settings: dict[str, str] = {}
     for line in done.stdout.splitlines():
@@ -95,7 +100,9 @@ def pip_configuration() -> dict[str, str]:
         if scope in ("global", "install", ":env:"):
             settings[key] = value.strip("'\"")
     settings |= {
-        name[4:].lower().replace("_", "-"): value for name, value in os.environ.items() if name.startswith("PIP_") and value
+        name[4:].lower().replace("_", "-"): value
+        for name, value in os.environ.items()
+        if name.startswith("PIP_") and value
     }
     return settings
 
@@ -171,7 +178,16 @@ def make_wheels() -> None:
     say("wheel store .cache/wheels")
     WHEELS.mkdir(parents=True, exist_ok=True)
     (WHEELS / ".stamp").unlink(missing_ok=True)
-    pip = [str(BOOTSTRAP / "bin/python"), "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(WHEELS)]
+    pip = [
+        str(BOOTSTRAP / "bin/python"),
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(WHEELS),
+    ]
     for lock in locks:
         run([*pip, "--require-hashes", "-r", str(lock)])
     (WHEELS / ".stamp").write_text(wanted)
@@ -185,8 +201,22 @@ def write_locks() -> None:
     inputs |= {f"wheels-{name}": files for name, files in WHEEL_LOCKS.items()}
     for name, files in inputs.items():
         say(f"resolving requirements/{name}.txt")
-        command = [str(BOOTSTRAP / "bin/uv"), "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"]
-        command += ["--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", "make lock"]
+        command = [
+            str(BOOTSTRAP / "bin/uv"),
+            "pip",
+            "compile",
+            "--quiet",
+            "--universal",
+            "--python-version",
+            "3.11",
+        ]
+        command += [
+            "--generate-hashes",
+            "--no-emit-index-url",
+            "--no-emit-find-links",
+            "--custom-compile-command",
+            "make lock",
+        ]
         # only the main index: a wheel that some machine built itself has a hash that no other machine can check
         only_index = {key: value for key, value in settings.items() if key == "index-url"}
         command += [*uv_options(only_index), "--output-file", f"requirements/{name}.txt", *files]

@@ -83,12 +83,20 @@ class LocalCloud:
         with self.log.open("wb") as log:
             # a session of its own: Ctrl-C reaches the rehearsal first, which then stops the cloud in order
             self.process = subprocess.Popen(
-                command, env=env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                env=env,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         deadline = time.monotonic() + READY_WITHIN
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise CloudError(f"the local cloud ended with exit code {self.process.returncode}\n{self.last_words()}")
+                raise CloudError(
+                    f"the local cloud ended with exit code {self.process.returncode}\n{self.last_words()}"
+                )
             if self.is_healthy():
                 return self
             waiting()
@@ -118,7 +126,9 @@ class LocalCloud:
 
     def last_words(self, lines: int = 30) -> str:
         """The end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+        return (
+            "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+        )
 
     def stop(self) -> None:
         """End it and everything it started."""

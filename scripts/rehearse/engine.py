@@ -1,0 +1,370 @@
+"""The engine of every rehearsal: starts the cloud, runs a scenario's use cases and steps, and turns what goes wrong into a finding.
+
+A scenario never prints and never sleeps in a loop of its own: it opens use cases and steps, waits with `wait`, and keeps what the
+report shows in `facts`. What it prints, and in which form, is the business of progress.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import subprocess
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import account
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from rehearse import scenarios
+from rehearse.cloud import ROOT, CloudError, LocalCloud
+from rehearse.progress import Progress
+
+# local answers come fast; a call that hangs must become a finding before the person gives up
+CLIENT = Config(connect_timeout=5, read_timeout=120, retries={"max_attempts": 2, "mode": "standard"})
+
+
+class Failure(Exception):
+    """What stopped a rehearsal: one sentence, the reasons or the end of a log, and where to look."""
+
+    def __init__(self, message: str, reasons: list[str] | None = None, look_at: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.reasons = reasons or []
+        self.look_at = look_at
+        self.where = ""  # the use case and step, filled in by the engine
+
+
+@dataclass
+class Step:
+    """One line of the progress: what is being done, how long it took, what came out."""
+
+    title: str
+    began: float
+    seconds: float = 0.0
+    detail: str = ""
+    state: str = "running"
+    changed: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    def say(self, detail: str) -> None:
+        """Show how far it is, or what came out."""
+        if detail != self.detail:
+            self.detail = detail
+            self.changed()
+
+
+@dataclass
+class UseCase:
+    """One use case of the platform, or another chapter of a scenario."""
+
+    letter: str
+    title: str
+    began: float = 0.0
+    seconds: float = 0.0
+    state: str = "waiting"
+    steps: list[Step] = field(default_factory=list)
+
+
+class Census(threading.Thread):
+    """Counts stacks and their resources while the rehearsal goes on."""
+
+    def __init__(self, session: Callable[[], boto3.Session], every: float = 2.0) -> None:
+        super().__init__(daemon=True, name="census")
+        self.session = session
+        self.every = every
+        self.stacks: dict[str, dict[str, Any]] = {}
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        """Until told to end."""
+        cloudformation = self.session().client("cloudformation", config=CLIENT)
+        while not self.ended.wait(self.every):
+            try:
+                self.count(cloudformation)
+            except (ClientError, BotoCoreError):
+                continue  # the cloud is busy or going down; the next count will tell
+
+    def count(self, cloudformation: Any) -> None:
+        """Read the stacks that changed since the last count."""
+        pages = cloudformation.get_paginator("list_stacks").paginate()
+        found = {
+            s["StackId"]: s
+            for page in pages
+            for s in page["StackSummaries"]
+            if s["StackStatus"] != "DELETE_COMPLETE"
+        }
+        for gone in set(self.stacks) - set(found):
+            del self.stacks[gone]
+        for identifier, summary in found.items():
+            known = self.stacks.get(identifier)
+            if (
+                known
+                and known["status"] == summary["StackStatus"]
+                and not summary["StackStatus"].endswith("IN_PROGRESS")
+            ):
+                continue
+            pages = cloudformation.get_paginator("list_stack_resources").paginate(StackName=identifier)
+            resources = [r for page in pages for r in page["StackResourceSummaries"]]
+            self.stacks[identifier] = {
+                "name": summary["StackName"],
+                "status": summary["StackStatus"],
+                "parent": summary.get("ParentId", ""),
+                "types": Counter(
+                    r["ResourceType"] for r in resources if r["ResourceStatus"].endswith("_COMPLETE")
+                ),
+                "pending": sum(r["ResourceStatus"].endswith("IN_PROGRESS") for r in resources),
+            }
+
+    def totals(self) -> dict[str, int]:
+        """Stacks, resources that are there, resources under way."""
+        stacks = list(self.stacks.values())
+        return {
+            "stacks": len(stacks),
+            "resources": sum(sum(s["types"].values()) for s in stacks),
+            "pending": sum(s["pending"] for s in stacks),
+        }
+
+
+class Rehearsal:
+    """What a scenario is given: the cloud, use cases and steps, waiting, running commands, and a place for facts."""
+
+    def __init__(
+        self, name: str, cloud: LocalCloud, progress: Progress, folder: Path, keep: bool = False
+    ) -> None:
+        self.name = name
+        self.keep = keep  # leave everything up for the person: a scenario then skips its teardown
+        self.cloud = cloud
+        self.progress = progress
+        self.folder = folder
+        self.facts: dict[str, Any] = {}
+        self.cases: list[UseCase] = []
+        self.began = time.monotonic()
+        self.census = Census(self.session)
+
+    # --- use cases and steps
+
+    @contextmanager
+    def use_case(self, letter: str, title: str) -> Iterator[UseCase]:
+        """Everything inside belongs to this use case; a failure inside is reported under its letter."""
+        case = UseCase(letter, title, began=time.monotonic() - self.began, state="running")
+        self.cases.append(case)
+        self.progress.use_case(case)
+        try:
+            yield case
+        except BaseException:
+            case.state = "failed"
+            raise
+        else:
+            case.state = "passed"
+        finally:
+            case.seconds = time.monotonic() - self.began - case.began
+            self.progress.use_case(case)
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Step]:
+        """One step of the current use case."""
+        case = self.cases[-1]
+        step = Step(title, time.monotonic() - self.began)
+        step.changed = lambda: self.progress.step(case, step)
+        case.steps.append(step)
+        self.progress.step(case, step)
+        try:
+            yield step
+        except BaseException as error:
+            step.state = "failed"
+            if isinstance(error, Exception):
+                raise self._failure(
+                    error, f"use case {case.letter} ({case.title}), step “{title}”"
+                ) from error
+            raise
+        else:
+            step.state = "done"
+        finally:
+            step.seconds = time.monotonic() - self.began - step.began
+            self.progress.step(case, step)
+
+    def _failure(self, error: Exception, where: str) -> Failure:
+        """Any exception as a finding: what happened, why, where to look."""
+        if isinstance(error, Failure):
+            failure = error
+        elif isinstance(error, account.FailedError):
+            failure = Failure(error.args[0], error.reasons, error.look_at)
+        elif isinstance(error, ClientError):
+            failure = Failure(f"{error.operation_name}: {error}", [], f"the cloud's log {self.cloud.log}")
+        elif isinstance(error, BotoCoreError | CloudError):
+            failure = Failure(
+                str(error), self.cloud.last_words().splitlines(), f"the cloud's log {self.cloud.log}"
+            )
+        else:
+            lines = traceback.format_exception(error)
+            failure = Failure(
+                f"{type(error).__name__}: {error}",
+                "".join(lines).splitlines()[-12:],
+                "this is a fault of the rehearsal",
+            )
+        failure.where = failure.where or where
+        return failure
+
+    # --- what scenarios do with it
+
+    def session(self, role: str = "", name: str = "rehearsal") -> boto3.Session:
+        """A boto3 session of this cloud: the account's administrator, or a role."""
+        env = self.cloud.environment()
+        keys = {
+            "aws_access_key_id": env["AWS_ACCESS_KEY_ID"],
+            "aws_secret_access_key": env["AWS_SECRET_ACCESS_KEY"],
+        }
+        session = boto3.Session(region_name=env["AWS_REGION"], **keys)
+        if not role:
+            return session
+        found = session.client("sts").assume_role(RoleArn=role, RoleSessionName=name)["Credentials"]
+        return boto3.Session(
+            aws_access_key_id=found["AccessKeyId"],
+            aws_secret_access_key=found["SecretAccessKey"],
+            aws_session_token=found["SessionToken"],
+            region_name=env["AWS_REGION"],
+        )
+
+    def role_environment(self, role: str, home: Path, name: str = "rehearsal") -> dict[str, str]:
+        """The environment of a person who works under a role, with a home of their own."""
+        keys = self.session(role, name).get_credentials().get_frozen_credentials()
+        path = [
+            str(ROOT / ".venv-localaws/bin"),
+            str(ROOT / ".venv/bin"),
+            os.environ.get("PATH", "/usr/bin:/bin"),
+        ]
+        return {
+            **{
+                name: value
+                for name, value in self.cloud.environment().items()
+                if not name.startswith(("PYTHON", "VIRTUAL", "GIT_", "PIP_"))
+            },
+            "AWS_ACCESS_KEY_ID": keys.access_key,
+            "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+            "AWS_SESSION_TOKEN": keys.token,
+            "HOME": str(home),
+            "XDG_CONFIG_HOME": str(home / ".config"),
+            "PATH": os.pathsep.join(path),
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_CONFIG_NOSYSTEM": "1",
+        }
+
+    def run(self, command: list[str], cwd: Path, env: dict[str, str], timeout: float = 600) -> str:
+        """Run a command as a person would; its output is the reason when it fails."""
+        shown = " ".join(command)
+        try:
+            done = subprocess.run(
+                command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
+                timeout=timeout,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise Failure(
+                f"`{shown}` did not end within {timeout:.0f} s", str(error.stdout or "").splitlines()[-20:]
+            ) from error
+        if done.returncode:
+            raise Failure(
+                f"`{shown}` ended with exit code {done.returncode}",
+                done.stdout.splitlines()[-25:],
+                f"folder {cwd}",
+            )
+        return done.stdout
+
+    def wait(self, what: str, probe: Callable[[], Any], timeout: float = 300, every: float = 0.5) -> Any:
+        """Ask until the answer is not None."""
+        return account.poll(what, probe, timeout, every, self.tick)
+
+    def tick(self) -> None:
+        """Called while something is waited for: notices a cloud that went away."""
+        if self.cloud.process is not None and self.cloud.process.poll() is not None:
+            raise CloudError(f"the local cloud ended by itself (exit code {self.cloud.process.returncode})")
+
+    def check(
+        self, condition: bool, message: str, reasons: list[str] | None = None, look_at: str = ""
+    ) -> None:
+        """A rehearsal proves something only where it could have failed."""
+        if not condition:
+            raise Failure(message, reasons, look_at)
+
+
+def available() -> dict[str, str]:
+    """Scenario name -> the first line of its description."""
+    found = {}
+    for module in pkgutil.iter_modules(scenarios.__path__):
+        text = (importlib.import_module(f"{scenarios.__name__}.{module.name}").__doc__ or "").strip()
+        found[module.name.replace("_", "-")] = text.splitlines()[0] if text else ""
+    return found
+
+
+def load(name: str) -> ModuleType:
+    """The scenario's module; an unknown name is a LookupError that lists the known ones."""
+    if name not in (names := available()):
+        raise LookupError(f"there is no scenario {name!r}; scenarios: {', '.join(sorted(names))}")
+    return importlib.import_module(f"{scenarios.__name__}.{name.replace('-', '_')}")
+
+
+def rehearse(
+    name: str,
+    progress: Progress,
+    folder: Path,
+    port: int | None = None,
+    keep: Callable[[LocalCloud], None] | None = None,
+) -> dict[str, Any]:
+    """Run one scenario on a fresh cloud and return its result; the cloud is gone afterwards."""
+    scenario = load(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    cloud = LocalCloud(folder, port)
+    # this process and all it starts speak to the local cloud only, whatever profile the person has
+    for variable in [v for v in os.environ if v.startswith("AWS_")]:
+        del os.environ[variable]
+    os.environ.update(cloud.environment())
+    rehearsal = Rehearsal(name, cloud, progress, folder, keep is not None)
+    failure: Failure | None = None
+    progress.begin(rehearsal)
+    try:
+        try:
+            cloud.start(rehearsal.tick)
+            rehearsal.census.start()
+            scenario.run(rehearsal)
+        except Failure as error:
+            failure = error
+        except Exception as error:  # the one broad catch: whatever happens must end as a finding
+            failure = rehearsal._failure(error, "outside of a step")
+        result = {
+            "event": "result",
+            "scenario": name,
+            "passed": failure is None,
+            "seconds": round(time.monotonic() - rehearsal.began, 1),
+            "use_cases": {
+                c.letter: {"title": c.title, "passed": c.state == "passed", "seconds": round(c.seconds, 1)}
+                for c in rehearsal.cases
+            },
+            "facts": rehearsal.facts.get("summary", {}),
+        }
+        if failure:
+            result["failure"] = {
+                "where": failure.where,
+                "message": failure.message,
+                "reasons": failure.reasons,
+                "look_at": failure.look_at,
+            }
+        from rehearse import report  # needs the rehearsal's types
+
+        result["report"] = str(report.write(rehearsal, result, folder / "report.html"))
+        progress.end(result)
+        if keep and cloud.is_healthy():
+            rehearsal.census.ended.set()
+            keep(cloud)
+        return result
+    finally:
+        rehearsal.census.ended.set()
+        cloud.stop()

@@ -1,0 +1,756 @@
+"""The chapters that scenarios are told from: what people do with the platform, use case by use case.
+
+Each function does what a person does, through the same interface, waits for what follows, and checks that it really happened. What the
+report shows goes into `rehearsal.facts`.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from urllib.request import urlopen
+
+import account
+import approve
+import create_project
+import create_user
+import deploy
+import yaml
+
+import publish
+from rehearse.cloud import ROOT
+from rehearse.engine import Failure, Rehearsal, Step
+
+ADMIN_EMAIL = "platform@example.com"
+OWNER_EMAIL = "owner@example.com"
+ENDED = ("Succeeded", "Failed", "Stopped", "Superseded", "Cancelled")
+
+
+@dataclass
+class Project:
+    """A project of the rehearsal and what is known about it."""
+
+    name: str
+    id: str
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def endpoint(self) -> str:
+        """The production endpoint."""
+        return f"mlops-{self.id}-production"
+
+
+# --- A --------------------------------------------------------------------------------------------------------------------
+
+
+def publish_release(r: Rehearsal, root: Path = ROOT) -> dict[str, Any]:
+    """Publish the sources as they are on disk."""
+    with r.step("publish an immutable release") as step:
+        built, summary = publish.publish(r.session(), root)
+        step.say(f"{summary['version']}: {len(built.objects)} objects in {summary['bucket']}")
+        r.facts["release"] = {
+            "version": summary["version"],
+            "objects": len(built.objects),
+            "bucket": summary["bucket"],
+        }
+        _, again = publish.publish(r.session(), root)
+        r.check(
+            again["new_objects"] == 0,
+            f"publishing the same sources again wrote {again['new_objects']} new objects",
+        )
+    return summary
+
+
+def launch_infrastructure(r: Rehearsal, quick_create_url: str) -> None:
+    """Launch 1-infra as the quick-create link does it: one click, everything defaulted."""
+    query = parse_qs(urlsplit(quick_create_url).fragment.partition("?")[2])
+    url, stack = query["templateURL"][0], query["stackName"][0]
+    r.facts["infra_stack"] = stack
+    cloudformation = r.session().client("cloudformation")
+    with r.step("launch 1-infra from the quick-create link") as step:
+        deploy.start(cloudformation, stack, url, {"AdminEmail": ADMIN_EMAIL})
+        wait_for_stack(r, step, stack)
+
+
+def wait_for_stack(r: Rehearsal, step: Step, stack: str) -> None:
+    """Wait for a stack with its resources counted on the step's line."""
+
+    def tick() -> None:
+        r.tick()
+        totals = r.census.totals()
+        step.say(f"{totals['resources']} resources, {totals['pending']} under way")
+
+    account.wait_for_stack(r.session().client("cloudformation"), stack, timeout=600, every=0.5, tick=tick)
+    r.census.count(r.session().client("cloudformation"))
+    totals = r.census.totals()
+    step.say(f"{totals['resources']} resources in {totals['stacks']} stacks")
+
+
+def platform_pipeline(r: Rehearsal) -> None:
+    """ModelRepoPipeline runs on the platform's repository, publishes, and updates 1-infra after an approval."""
+    session = r.session()
+    codepipeline = session.client("codepipeline")
+    with r.step("ModelRepoPipeline publishes the platform's repository") as step:
+        execution = wait_for_execution(r, step, "ModelRepoPipeline", until_approval=True)
+        approve.answer_release(codepipeline, "ModelRepoPipeline", "Approved", "rehearsal")
+    with r.step("ModelRepoPipeline updates 1-infra after the approval") as step:
+        wait_for_execution(r, step, "ModelRepoPipeline", execution)
+    with r.step("what the platform offers now") as step:
+        infra = account.infra(session.client("ssm"))
+        product = session.client("servicecatalog").describe_product_as_admin(Id=infra["project-product-id"])
+        step.say(
+            f"MLOPSProduct, {len(product['ProvisioningArtifactSummaries'])} versions; release {infra['release-version']}"
+        )
+
+
+def deploy_infrastructure(r: Rehearsal, with_pipeline: bool = True) -> None:
+    """Use case A."""
+    with r.use_case("A", "deploy the infrastructure"):
+        summary = publish_release(r)
+        launch_infrastructure(r, summary["quick_create_url"])
+        with r.step("confirm the e-mail subscription") as step:
+            step.say(confirm_mail(r, ADMIN_EMAIL))
+        if with_pipeline:
+            platform_pipeline(r)
+
+
+# --- mail -----------------------------------------------------------------------------------------------------------------
+
+
+def mails(r: Rehearsal, to: str) -> list[dict[str, Any]]:
+    """The mail that was sent to an address."""
+    found = r.cloud.control("outbox")
+    return [mail for mail in (found["outbox"] if isinstance(found, dict) else found) if mail["to"] == to]
+
+
+def confirm_mail(r: Rehearsal, to: str) -> str:
+    """Follow the link of each confirmation mail, as its reader does."""
+
+    def probe() -> list[str] | None:
+        links = [
+            link
+            for mail in mails(r, to)
+            for link in re.findall(r"https?://\S*ConfirmSubscription\S*", mail["body"])
+        ]
+        return links or None
+
+    links = r.wait(f"a confirmation mail to {to}", probe, timeout=30)
+    for link in links:
+        with urlopen(link.rstrip(".,>\"'"), timeout=30) as answer:
+            answer.read()
+    return f"{to}: {len(links)} confirmed"
+
+
+# --- pipelines ------------------------------------------------------------------------------------------------------------
+
+
+def wait_for_execution(
+    r: Rehearsal,
+    step: Step,
+    pipeline: str,
+    execution: str = "",
+    commit: str = "",
+    until_approval: bool = False,
+    timeout: float = 600,
+) -> str:
+    """Wait for an execution (the newest, or that of a commit) to succeed, or to stand at its manual approval."""
+    session = r.session()
+    codepipeline = session.client("codepipeline")
+
+    def find() -> str | None:
+        for run in account.executions(codepipeline, pipeline):
+            revisions = [revision.get("revisionId") for revision in run.get("sourceRevisions", [])]
+            if not commit or commit in revisions:
+                return run["pipelineExecutionId"]
+        return None
+
+    execution = execution or r.wait(
+        f"{pipeline} to start" + (f" for commit {commit[:8]}" if commit else ""), find, timeout=60
+    )
+
+    def probe() -> str | None:
+        answer = codepipeline.get_pipeline_execution(pipelineName=pipeline, pipelineExecutionId=execution)[
+            "pipelineExecution"
+        ]
+        done = account.actions(codepipeline, pipeline, execution)
+        if done:
+            last = done[-1]
+            step.say(f"{last['stageName']} / {last['actionName']}: {last['status']}")
+        if answer["status"] == "Succeeded":
+            r.check(not until_approval, f"{pipeline} ended without asking for approval")
+            return execution
+        if answer["status"] in ENDED:
+            raise account.pipeline_failure(session, pipeline, execution)
+        if until_approval and approve.waiting_approval(codepipeline, pipeline):
+            return execution
+        return None
+
+    return r.wait(f"{pipeline} execution {execution}", probe, timeout, every=1)
+
+
+def stages_of(r: Rehearsal, pipeline: str, execution: str) -> list[tuple[str, str, str]]:
+    """(stage, action, status) of what ran in an execution."""
+    return [
+        (a["stageName"], a["actionName"], a["status"])
+        for a in account.actions(r.session().client("codepipeline"), pipeline, execution)
+    ]
+
+
+# --- B, C -----------------------------------------------------------------------------------------------------------------
+
+
+def admin(r: Rehearsal) -> Any:
+    """A session of the Data Science Admin."""
+    return r.session(
+        account.infra(r.session().client("ssm"))["data-science-admin-role-arn"], "data-science-admin"
+    )
+
+
+def new_project(r: Rehearsal, name: str, cost_center: str = "4711") -> Project:
+    """Create a project as Studio does, and read what its stack wrote."""
+    session = admin(r)
+    settings = {
+        "CostCenter": cost_center,
+        "OwnerEmail": OWNER_EMAIL,
+        "ProjectDescription": "Credit risk of consumer loans",
+        "ProjectTemplate": "sklearn",
+        "InferenceMode": "realtime",
+    }
+    with r.step(f"SageMaker CreateProject {name} with the product") as step:
+        begun = create_project.create_project(session, name, settings)
+
+        def tick() -> None:
+            r.tick()
+            totals = r.census.totals()
+            step.say(f"{totals['resources']} resources, {totals['pending']} under way")
+
+        create_project.wait_for_project(r.session(), name, timeout=300, every=0.5, tick=tick)
+        project = Project(
+            name, begun["ProjectId"], account.project(r.session().client("ssm"), begun["ProjectId"])
+        )
+        r.census.count(r.session().client("cloudformation"))
+        step.say(
+            f"{project.id}: {len(project.settings)} parameters, {r.census.totals()['resources']} resources in all"
+        )
+    return project
+
+
+def project(r: Rehearsal, name: str = "credit-risk") -> Project:
+    """Use case B."""
+    with r.use_case("B", "create the project"):
+        made = new_project(r, name)
+        with r.step("its repository is filled with the seed code") as step:
+            codecommit = r.session().client("codecommit")
+            branch = codecommit.get_branch(
+                repositoryName=made.settings["repository-name"], branchName="main"
+            )["branch"]
+            step.say(f"{made.settings['repository-name']} at {branch['commitId'][:8]}")
+        with r.step("confirm the e-mail subscription") as step:
+            step.say(confirm_mail(r, OWNER_EMAIL))
+    return made
+
+
+def user(r: Rehearsal, made: Project, name: str = "jane-doe") -> dict[str, Any]:
+    """Use case C."""
+    with r.use_case("C", "create the user"):
+        return new_user(r, made, name)
+
+
+def new_user(r: Rehearsal, made: Project, name: str) -> dict[str, Any]:
+    """Provision the project's user product and wait for the association."""
+    with r.step(f"provision the user product of {made.name} for {name}") as step:
+        provisioned = create_user.provision_user(admin(r), made.id, name)
+        create_user.wait_for_user(r.session(), provisioned, timeout=300, every=0.5, tick=r.tick)
+        domain = account.infra(r.session().client("ssm"))["studio-domain-id"]
+        written = account.parameters(r.session().client("ssm"), f"{account.PROJECTS}/{made.id}/users/{name}")
+        profile = (
+            r.session()
+            .client("sagemaker")
+            .describe_user_profile(DomainId=domain, UserProfileName=written["profile-name"])
+        )
+        step.say(f"profile {profile['UserProfileName']}: {profile['Status']}")
+        role = profile["UserSettings"]["ExecutionRole"]
+        r.check(
+            role == made.settings["data-scientist-role-arn"],
+            f"profile {name} has the role {role}",
+            [f"expected {made.settings['data-scientist-role-arn']}"],
+        )
+    with r.step("the association pipeline ends") as step:
+        association = create_user.wait_for_association(r.session(), made.id, name, timeout=300, tick=r.tick)
+        step.say(f"{association.get('profile')} with {association.get('project')}")
+    return association
+
+
+# --- D --------------------------------------------------------------------------------------------------------------------
+
+
+def experiment(r: Rehearsal, made: Project, name: str = "jane-doe", notebooks: bool = True) -> Path:
+    """Use case D: what Studio would do and show; returns the cloned repository."""
+    with r.use_case("D", "experiment"):
+        clone = open_studio(r, made, name)
+        if notebooks:
+            for notebook in sorted((clone / "notebooks").glob("*.ipynb")):
+                run_notebook(r, made, clone, notebook)
+        return clone
+
+
+def scientist(r: Rehearsal, made: Project, name: str = "jane-doe") -> tuple[Path, dict[str, str]]:
+    """Home and environment of a Data Scientist of the project."""
+    home = r.folder / "homes" / made.name / name
+    home.mkdir(parents=True, exist_ok=True)
+    return home, r.role_environment(made.settings["data-scientist-role-arn"], home, name)
+
+
+def open_studio(r: Rehearsal, made: Project, name: str) -> Path:
+    """Run the lifecycle configuration in a scratch home, as Studio does when a space starts."""
+    home, env = scientist(r, made, name)
+    with r.step("the lifecycle configuration runs in a scratch home") as step:
+        sagemaker = r.session().client("sagemaker")
+        arn = made.settings["lifecycle-config-arn"]
+        found = sagemaker.describe_studio_lifecycle_config(StudioLifecycleConfigName=arn.rsplit("/", 1)[-1])
+        script = home / "lifecycle.sh"
+        script.write_bytes(base64.b64decode(found["StudioLifecycleConfigContent"]))
+        began = time.monotonic()
+        r.run(["bash", str(script)], home, env, timeout=300)
+        step.say(
+            f"{found['StudioLifecycleConfigName']} took {time.monotonic() - began:.1f} s; AWS allows 300 s"
+        )
+    with r.step("the project's repository is cloned and git works") as step:
+        clones = [folder.parent for folder in home.glob("*/.git")]
+        r.check(
+            len(clones) == 1, f"expected one cloned repository in {home}, found {[str(c) for c in clones]}"
+        )
+        r.run(["git", "fetch", "origin"], clones[0], env)
+        step.say(f"{clones[0].name}, {len(r.run(['git', 'ls-files'], clones[0], env).split())} files")
+    with r.step("pip installs from the private package index") as step:
+        configured = r.run(["python3", "-m", "pip", "config", "get", "global.index-url"], home, env).strip()
+        shown = re.sub(r"://[^@]*@", "://…@", configured)
+        r.check("/pypi/" in configured, f"pip's index is {shown}, not the private one")
+        step.say(shown)
+    return clones[0]
+
+
+def run_notebook(r: Rehearsal, made: Project, clone: Path, notebook: Path) -> None:
+    """Execute a notebook of the project with the tools of the dev environment, under the Data Scientist's role."""
+    home, env = scientist(r, made)
+    with r.step(f"notebook {notebook.name}") as step:
+        done = r.folder / "notebooks" / notebook.name
+        done.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(notebook, done)
+        # jupyter-execute runs the notebook in its own folder; the cells expect the repository's notebooks folder
+        command = [str(ROOT / ".venv/bin/python"), "-m", "rehearse.notebook", str(notebook), str(done)]
+        r.run(command, clone, {**env, "PYTHONPATH": str(ROOT / "scripts")}, timeout=600)
+        cells = [c for c in json.loads(done.read_text())["cells"] if c["cell_type"] == "code"]
+        step.say(
+            f"{len(cells)} cells; executed copy in {done.relative_to(ROOT) if done.is_relative_to(ROOT) else done}"
+        )
+
+
+# --- E --------------------------------------------------------------------------------------------------------------------
+
+
+def clone_repository(r: Rehearsal, made: Project, name: str = "jane-doe") -> Path:
+    """A clone of the project's repository as a Data Scientist makes it, for scenarios without Studio."""
+    home, env = scientist(r, made, name)
+    clone = home / made.settings["repository-name"]
+    if not clone.exists():
+        helper = "!aws codecommit credential-helper $@"
+        command = ["git", "-c", f"credential.helper={helper}", "-c", "credential.UseHttpPath=true"]
+        r.run([*command, "clone", "--quiet", made.settings["repository-clone-url"], str(clone)], home, env)
+        r.run(["git", "config", "credential.helper", helper], clone, env)
+        r.run(["git", "config", "credential.UseHttpPath", "true"], clone, env)
+    for key, value in (("user.name", name), ("user.email", f"{name}@example.com")):
+        r.run(["git", "config", key, value], clone, env)
+    return clone
+
+
+def push_change(
+    r: Rehearsal,
+    made: Project,
+    clone: Path,
+    branch: str,
+    message: str,
+    files: dict[str, str],
+    name: str = "jane-doe",
+) -> str:
+    """Branch, commit, merge into main and push; returns the commit on main."""
+    home, env = scientist(r, made, name)
+
+    def git(*arguments: str) -> str:
+        return r.run(["git", *arguments], clone, env).strip()
+
+    git("config", "user.name", name)
+    git("config", "user.email", f"{name}@example.com")
+    git("checkout", "--quiet", "main")
+    git("pull", "--quiet", "origin", "main")
+    git("checkout", "--quiet", "-b", branch)
+    for path, text in files.items():
+        (clone / path).parent.mkdir(parents=True, exist_ok=True)
+        (clone / path).write_text(text)
+        git("add", path)
+    git("commit", "--quiet", "-m", message)
+    git("push", "--quiet", "origin", branch)
+    git("checkout", "--quiet", "main")
+    git("merge", "--quiet", "--no-ff", "-m", f"Merge {branch}", branch)
+    git("push", "--quiet", "origin", "main")
+    return git("rev-parse", "HEAD")
+
+
+def train(r: Rehearsal, made: Project, clone: Path) -> dict[str, Any]:
+    """Use case E: a merge into main becomes a model version."""
+    with r.use_case("E", "train"):
+        with r.step("branch, commit, merge into main, push") as step:
+            text = (clone / "mlops.yml").read_text()
+            readme = clone / "README.md"
+            changed = {
+                "README.md": readme.read_text()
+                + "\nExperiment of the rehearsal: the defaults, trained by a merge.\n"
+            }
+            r.check("version: 1" in text, "mlops.yml of the project has no `version: 1`")
+            commit = push_change(r, made, clone, "first-model", "Note the first experiment", changed)
+            step.say(f"commit {commit[:8]}")
+        return build(r, made, commit)
+
+
+def build(r: Rehearsal, made: Project, commit: str) -> dict[str, Any]:
+    """Wait for the build pipeline of a commit and read the model version that it registered."""
+    pipeline = made.settings["build-pipeline-name"]
+    with r.step("the build pipeline: validate, images, SageMaker pipeline") as step:
+        execution = wait_for_execution(r, step, pipeline, commit=commit, timeout=900)
+        step.say(" → ".join(f"{stage}/{action}" for stage, action, _ in stages_of(r, pipeline, execution)))
+    with r.step("the images are in the registry") as step:
+        ecr = r.session().client("ecr")
+        counts = {}
+        for image in ("preprocessing", "training", "inference"):
+            repository = f"mlops-{made.id}/{image}"
+            counts[image] = len(ecr.describe_images(repositoryName=repository)["imageDetails"])
+            r.check(counts[image] >= 1, f"ECR repository {repository} has no image")
+        step.say(", ".join(f"{image} {count}" for image, count in counts.items()))
+    with r.step("a model version with its metrics") as step:
+        return read_version(r, made, step, commit)
+
+
+def read_version(r: Rehearsal, made: Project, step: Step, commit: str) -> dict[str, Any]:
+    """The newest model version and what the registry says about it."""
+    sagemaker, s3 = r.session().client("sagemaker"), r.session().client("s3")
+    found = approve.versions(sagemaker, made.settings["model-package-group-name"])
+    r.check(bool(found), f"{made.settings['model-package-group-name']} has no version")
+    package = sagemaker.describe_model_package(ModelPackageName=found[0]["ModelPackageArn"])
+    recorded = package.get("CustomerMetadataProperties", {}).get("commit", "")
+    r.check(
+        recorded == commit,
+        f"model version {package['ModelPackageVersion']} names commit {recorded or 'none'}, pushed was {commit}",
+    )
+    statistics = package["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"]
+    metrics = flatten(json.loads(read_s3(s3, statistics)))
+    version = {
+        "arn": package["ModelPackageArn"],
+        "version": package["ModelPackageVersion"],
+        "status": package["ModelApprovalStatus"],
+        "commit": commit,
+        "metrics": metrics,
+        "images": [c["Image"] for c in package["InferenceSpecification"]["Containers"]],
+        "baseline": package["ModelMetrics"]
+        .get("ModelDataQuality", {})
+        .get("Statistics", {})
+        .get("S3Uri", ""),
+    }
+    r.facts.setdefault("versions", []).append(version)
+    shown = {name: value for name, value in metrics.items() if name in ("auc", "accuracy", "f1")} or dict(
+        list(metrics.items())[:3]
+    )
+    step.say(
+        f"version {version['version']}: " + ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+    )
+    return version
+
+
+def flatten(report: Any, name: str = "") -> dict[str, float]:
+    """The numbers of an evaluation report by their last name; {"auc": {"value": 0.8}} counts as auc."""
+    found: dict[str, float] = {}
+    if isinstance(report, dict):
+        for key, value in report.items():
+            found |= flatten(value, name if key == "value" else key)
+    elif isinstance(report, int | float) and not isinstance(report, bool):
+        found[name] = float(report)
+    return found
+
+
+def read_s3(s3: Any, uri: str) -> bytes:
+    """The object behind an s3:// URI."""
+    parts = urlsplit(uri)
+    return s3.get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"].read()
+
+
+# --- F --------------------------------------------------------------------------------------------------------------------
+
+
+def approve_version(r: Rehearsal, made: Project, package_arn: str) -> str:
+    """Approve in the registry under the Data Scientist's role; returns the deploy execution that it started."""
+    codepipeline = r.session().client("codepipeline")
+    pipeline = made.settings["deploy-pipeline-name"]
+    before = {run["pipelineExecutionId"] for run in account.executions(codepipeline, pipeline)}
+    role = r.session(made.settings["data-scientist-role-arn"], "jane-doe")
+    approve.decide(role.client("sagemaker"), package_arn, "Approved", "metrics are good")
+
+    def started() -> str | None:
+        new = [
+            run["pipelineExecutionId"]
+            for run in account.executions(codepipeline, pipeline)
+            if run["pipelineExecutionId"] not in before
+        ]
+        return new[0] if new else None
+
+    return r.wait(f"{pipeline} to start after the approval", started, timeout=60)
+
+
+def release(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
+    """Use case F: approval, staging, tests, manual approval, production, monitoring."""
+    pipeline = made.settings["deploy-pipeline-name"]
+    codepipeline = r.session().client("codepipeline")
+    with r.use_case("F", "approve and deploy"):
+        with r.step("approve the version in the registry") as step:
+            execution = approve_version(r, made, version["arn"])
+            step.say(f"version {version['version']} started {pipeline}")
+        with r.step("staging is deployed and smoke-tested") as step:
+            wait_for_execution(r, step, pipeline, execution, until_approval=True)
+            tested = [s for s in stages_of(r, pipeline, execution) if s[0] == "Staging"]
+            step.say(", ".join(f"{action} {status}" for _, action, status in tested))
+        with r.step("the owner is asked, and production is approved") as step:
+            asked = r.wait(f"an approval mail to {OWNER_EMAIL}", lambda: approval_mail(r), timeout=30)
+            step.say(asked["subject"])
+            approve.answer_release(codepipeline, pipeline, "Approved", "rehearsal")
+        with r.step("production is deployed, tested and monitored") as step:
+            wait_for_execution(r, step, pipeline, execution)
+            step.say(
+                ", ".join(
+                    f"{a} {s}" for stage, a, s in stages_of(r, pipeline, execution) if stage == "Production"
+                )
+            )
+        with r.step("the production endpoint answers") as step:
+            sagemaker = r.session().client("sagemaker")
+            endpoint = sagemaker.describe_endpoint(EndpointName=made.endpoint)
+            r.check(
+                endpoint["EndpointStatus"] == "InService",
+                f"endpoint {made.endpoint} is {endpoint['EndpointStatus']}",
+            )
+            score = invoke(r, made, applicants(r, made)[:1])
+            step.say(f"{made.endpoint} is InService; probability of a bad loan {float(score[0]):.3f}")
+        status = account.stack_status(r.session().client("cloudformation"), f"mlops-{made.id}-monitoring")
+        r.check(status.endswith("_COMPLETE"), f"stack mlops-{made.id}-monitoring is {status}")
+
+
+def approval_mail(r: Rehearsal) -> dict[str, Any] | None:
+    """The newest mail that asks the owner for an approval."""
+    found = [
+        mail
+        for mail in mails(r, OWNER_EMAIL)
+        if "approv" in f"{mail['subject']} {mail['body']}".lower()
+        and "ConfirmSubscription" not in mail["body"]
+    ]
+    return found[-1] if found else None
+
+
+# --- G --------------------------------------------------------------------------------------------------------------------
+
+
+def applicants(r: Rehearsal, made: Project) -> list[list[str]]:
+    """The feature rows of the project's data, in the order in which the model wants them."""
+    clone = next(iter(sorted((r.folder / "homes" / made.name).glob("*/*/mlops.yml"))))
+    settings = yaml.safe_load(clone.read_text())["data"]
+    with (clone.parent / settings["source"]).open(newline="") as file:
+        rows = list(csv.reader(file))
+    target = rows[0].index(settings["target"])
+    r.facts.setdefault("columns", [name for index, name in enumerate(rows[0]) if index != target])
+    return [[value for index, value in enumerate(row) if index != target] for row in rows[1:]]
+
+
+def drifted(r: Rehearsal, rows: list[list[str]]) -> list[list[str]]:
+    """Other people than those the model was trained on: older, larger and longer loans, one purpose."""
+    columns = r.facts["columns"]
+    changed = []
+    for row in rows:
+        person = dict(zip(columns, row, strict=True))
+        person["age"] = str(min(int(person["age"]) + 25, 95))
+        person["credit_amount"] = str(int(person["credit_amount"]) * 3)
+        person["duration_months"] = str(int(person["duration_months"]) * 2)
+        person["housing"] = rows[0][columns.index("housing")]
+        changed.append([person[name] for name in columns])
+    return changed
+
+
+def invoke(r: Rehearsal, made: Project, rows: list[list[str]]) -> list[str]:
+    """One request to the production endpoint; an answer per row."""
+    body = io.StringIO()
+    csv.writer(body, lineterminator="\n").writerows(rows)
+    runtime = r.session().client("sagemaker-runtime")
+    answer = runtime.invoke_endpoint(
+        EndpointName=made.endpoint, ContentType="text/csv", Accept="text/csv", Body=body.getvalue()
+    )
+    scores = answer["Body"].read().decode().split()
+    r.check(len(scores) == len(rows), f"{made.endpoint} answered {len(scores)} scores for {len(rows)} rows")
+    return scores
+
+
+def traffic(r: Rehearsal, made: Project, step: Step, rows: list[list[str]], chunk: int = 10) -> None:
+    """Send rows to production and wait until data capture has them all."""
+    bucket, s3 = made.settings["bucket-name"], r.session().client("s3")
+    before = captured(s3, bucket)
+    for start in range(0, len(rows), chunk):
+        invoke(r, made, rows[start : start + chunk])
+        step.say(f"{start + chunk} of {len(rows)} applicants")
+    requests = -(-len(rows) // chunk)
+    r.wait("data capture", lambda: True if captured(s3, bucket) >= before + requests else None, timeout=90)
+    step.say(f"{len(rows)} applicants in {requests} requests, all captured")
+
+
+def captured(s3: Any, bucket: str) -> int:
+    """How many requests data capture has stored."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="data-capture/production/")
+    keys = [
+        item["Key"] for page in pages for item in page.get("Contents", []) if item["Key"].endswith(".jsonl")
+    ]
+    return sum(len(s3.get_object(Bucket=bucket, Key=key)["Body"].read().splitlines()) for key in keys)
+
+
+def advance_past_the_hour(r: Rehearsal, minutes: int = 5) -> datetime:
+    """Move the cloud's clock past the next full hour, so that the hourly monitor runs."""
+    now = datetime.fromisoformat(r.cloud.control("clock")["now"])
+    seconds = 3600 - (now.minute * 60 + now.second) + minutes * 60
+    r.cloud.control("clock", {"advance_seconds": seconds})
+    return datetime.fromisoformat(r.cloud.control("clock")["now"])
+
+
+def monitor_run(r: Rehearsal, made: Project, step: Step) -> dict[str, Any]:
+    """Move the clock, wait for the monitor's job, and read its report."""
+    sagemaker, s3 = r.session().client("sagemaker"), r.session().client("s3")
+    bucket = made.settings["bucket-name"]
+
+    def reports() -> set[str]:
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="monitoring/data-quality/")
+        return {
+            item["Key"]
+            for page in pages
+            for item in page.get("Contents", [])
+            if item["Key"].endswith("/drift.json")
+        }
+
+    def jobs() -> dict[str, str]:
+        found = sagemaker.list_processing_jobs(
+            NameContains=f"mlops-{made.id}-dq", SortBy="CreationTime", SortOrder="Descending"
+        )
+        return {
+            job["ProcessingJobName"]: job["ProcessingJobStatus"] for job in found["ProcessingJobSummaries"]
+        }
+
+    before, known = reports(), set(jobs())
+    now = advance_past_the_hour(r)
+    step.say(f"the clock is {now:%Y-%m-%d %H:%M}")
+
+    def probe() -> str | None:
+        for name, status in jobs().items():
+            if name in known:
+                continue
+            if status in ("Failed", "Stopped"):
+                why = sagemaker.describe_processing_job(ProcessingJobName=name).get(
+                    "FailureReason", "no reason given"
+                )
+                log = account.log_tail(
+                    r.session().client("logs"), "/aws/sagemaker/ProcessingJobs", prefix=f"{name}/"
+                )
+                raise Failure(
+                    f"monitoring job {name} ended as {status}: {why}",
+                    log,
+                    f"aws sagemaker describe-processing-job --processing-job-name {name}",
+                )
+        new = sorted(reports() - before)
+        return new[-1] if new and all(status == "Completed" for status in jobs().values()) else None
+
+    key = r.wait("the monitoring job's report", probe, timeout=180, every=1)
+    folder = key.rsplit("/", 1)[0]
+
+    def read(name: str) -> dict[str, Any]:
+        return json.loads(s3.get_object(Bucket=bucket, Key=f"{folder}/{name}")["Body"].read())
+
+    return {
+        "folder": f"s3://{bucket}/{folder}",
+        "violations": read("constraint_violations.json")["violations"],
+        "drift": read("drift.json"),
+        "statistics": read("statistics.json"),
+    }
+
+
+def alarm_states(r: Rehearsal) -> dict[str, str]:
+    """The state of each alarm of the account."""
+    pages = r.session().client("cloudwatch").get_paginator("describe_alarms").paginate()
+    return {alarm["AlarmName"]: alarm["StateValue"] for page in pages for alarm in page["MetricAlarms"]}
+
+
+def monitor(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
+    """Use case G: clean traffic raises nothing, drifted traffic raises the alarm and a mail."""
+    rows = applicants(r, made)
+    with r.use_case("G", "monitor"):
+        with r.step("clean traffic") as step:
+            traffic(r, made, step, rows[:400])
+        with r.step("the hourly monitor finds nothing") as step:
+            clean = monitor_run(r, made, step)
+            r.check(
+                not clean["violations"],
+                f"clean traffic gave {len(clean['violations'])} violations",
+                violations(clean),
+                clean["folder"],
+            )
+            step.say(f"{clean['drift']['records']} records, no violation")
+        with r.step("drifted traffic: older people, larger and longer loans") as step:
+            traffic(r, made, step, drifted(r, rows[:400]))
+        with r.step("the hourly monitor finds the drift") as step:
+            found = monitor_run(r, made, step)
+            r.check(
+                bool(found["violations"]),
+                "drifted traffic gave no violation",
+                [json.dumps(found["drift"]["features"])[:500]],
+                found["folder"],
+            )
+            step.say(", ".join(sorted({v["feature_name"] for v in found["violations"]})))
+        with r.step("the alarm goes off and the owner gets a mail") as step:
+            name = r.wait("the drift alarm", lambda: drift_alarm(r, made), timeout=60)
+            mail = r.wait("the alarm's mail", lambda: alarm_mail(r, name), timeout=60)
+            step.say(f"to {mail['to']}: {mail['subject']}")
+        baseline = (
+            json.loads(read_s3(r.session().client("s3"), version["baseline"]))
+            if version.get("baseline")
+            else {}
+        )
+        r.facts["drift"] = {"clean": clean, "drifted": found, "baseline": baseline, "mail": mail}
+
+
+def drift_alarm(r: Rehearsal, made: Project) -> str | None:
+    """The project's alarm on constraint violations, once it is in ALARM."""
+    pages = r.session().client("cloudwatch").get_paginator("describe_alarms").paginate(StateValue="ALARM")
+    for alarm in (a for page in pages for a in page["MetricAlarms"]):
+        endpoints = [d["Value"] for d in alarm["Dimensions"] if d["Name"] == "Endpoint"]
+        if alarm["Namespace"] == "MLOps/Monitoring" and made.endpoint in endpoints:
+            return alarm["AlarmName"]
+    return None
+
+
+def alarm_mail(r: Rehearsal, alarm: str) -> dict[str, Any] | None:
+    """The mail that tells of an alarm."""
+    return next(
+        (mail for mail in reversed(mails(r, OWNER_EMAIL)) if alarm in mail["subject"] + mail["body"]), None
+    )
+
+
+def violations(report: dict[str, Any]) -> list[str]:
+    """Violations in words."""
+    return [f"{v['feature_name']}: {v['description']}" for v in report["violations"]]
