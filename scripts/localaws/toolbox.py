@@ -1,0 +1,185 @@
+"""The programs that a build finds first on its PATH: ``aws``, ``docker``, ``python`` and ``pip`` of an environment of its own.
+
+``pip install`` is carried out by uv (the same packages, in a tenth of the time); pip's configuration (what
+``aws codeartifact login`` wrote, ``PIP_INDEX_URL``, options) is translated. Every other pip command goes to the real
+pip that Python ships. Run as a script, this file is that ``pip``; it imports nothing of the package then.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from localaws.cloud import Cloud
+
+#: options of ``pip install`` that have no counterpart and change nothing here
+_DROPPED = {"--no-cache-dir", "--disable-pip-version-check", "--no-warn-script-location", "--progress-bar", "--root-user-action",
+            "--prefer-binary", "--no-input", "-I", "--ignore-installed", "--user", "--isolated", "--retries", "--timeout",
+            "--default-timeout", "--trusted-host", "--use-pep517", "--no-python-version-warning", "--require-virtualenv"}  # fmt: skip
+_DROPPED_WITH_VALUE = {"--progress-bar", "--root-user-action", "--retries", "--timeout", "--default-timeout", "--trusted-host"}
+_SHORT = {"-i": "--index-url", "-f": "--find-links", "-U": "--upgrade", "-q": "--quiet", "-v": "--verbose"}
+
+
+class ToolError(RuntimeError):
+    """A program that builds need and this machine lacks; the message says how to get it."""
+
+
+def uv() -> str:
+    """The path of uv. Raises ToolError."""
+    beside = Path(sys.executable).with_name("uv")
+    found = str(beside) if beside.exists() else shutil.which("uv")
+    if not found:
+        raise ToolError(f"uv is not installed beside {sys.executable}: make the environment of the local cloud again (make setup)")
+    return found
+
+
+def aws_cli() -> str:
+    """The path of an AWS CLI: LOCALAWS_AWS_CLI, beside this Python, or on PATH. Raises ToolError."""
+    beside = Path(sys.executable).with_name("aws")
+    found = os.environ.get("LOCALAWS_AWS_CLI") or (str(beside) if beside.exists() else shutil.which("aws"))
+    if not found:
+        raise ToolError("no AWS CLI was found: set LOCALAWS_AWS_CLI to the path of one")
+    return found
+
+
+def uv_environment(cache: Path) -> dict[str, str]:
+    """Settings of uv that every use here shares: its cache, and no word with the network's outside."""
+    return {"UV_CACHE_DIR": str(cache / "uv"), "UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+
+
+def make_environment(cache: Path, folder: Path) -> None:
+    """A fresh, empty virtual environment of this Python's own kind, in milliseconds. Raises ToolError."""
+    done = subprocess.run([uv(), "venv", "--quiet", "--no-project", "--python", sys.executable, str(folder)], capture_output=True, text=True,
+                          env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(cache), **uv_environment(cache)})  # fmt: skip
+    if done.returncode:
+        raise ToolError(f"the Python environment {folder} could not be made: {done.stderr.strip()}")
+
+
+def furnish(cloud: Cloud, folder: Path, internet: bool) -> dict[str, str]:
+    """Make the environment in ``folder`` with its programs; the variables that a build needs to use them.
+
+    ``internet``: whether the build reaches PyPI where no index is configured (the wheel store stands in for it).
+    """
+    make_environment(cloud.cache, folder)
+    programs = folder / "bin"
+    package = Path(__file__).parent.parent
+    add_pip(cloud.cache, folder, internet)
+    _program(programs / "aws", f'exec "{aws_cli()}" "$@"')
+    _program(programs / "docker", f'LOCALAWS_PLACE="{cloud.endpoint}|{cloud.account}|{cloud.region}|{cloud.cache}|{cloud.home}" '
+                                  f'exec "{sys.executable}" -P "{package / "localaws" / "docker.py"}" "$@"')  # fmt: skip
+    return {"VIRTUAL_ENV": str(folder)}
+
+
+def add_pip(cache: Path, folder: Path, internet: bool) -> None:
+    """Give a virtual environment ``pip`` (and ``python -m pip``)."""
+    for name in ("pip", "pip3"):
+        _program(folder / "bin" / name, f'exec "{folder / "bin" / "python"}" -m pip "$@"')
+    site = next((folder / "lib").glob("python3*")) / "site-packages"
+    (site / "pip").mkdir(exist_ok=True)
+    (site / "pip" / "__init__.py").write_text('"""pip, carried out by uv; see toolbox.py of the local cloud."""\n')
+    (site / "pip" / "__main__.py").write_text(
+        f"import runpy, sys\nsys.argv[0:1] = [{str(Path(__file__))!r}, {uv()!r}, {str(cache)!r}, {'internet' if internet else 'isolated'!r}]\n"
+        f"runpy.run_path({str(Path(__file__))!r}, run_name='__main__')\n"
+    )
+
+
+def _program(path: Path, line: str) -> None:
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+
+
+# -- pip, by uv -----------------------------------------------------------------------------------------------------
+def configuration(environ: dict[str, str]) -> dict[str, str]:
+    """pip's settings for ``install``: the user's files, then ``PIP_*`` variables, the later over the earlier."""
+    home = Path(environ.get("HOME", "/"))
+    files = [home / ".pip/pip.conf", Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip/pip.conf"]
+    files += [Path(environ["VIRTUAL_ENV"], "pip.conf")] if environ.get("VIRTUAL_ENV") else []
+    files += [Path(environ["PIP_CONFIG_FILE"])] if environ.get("PIP_CONFIG_FILE") else []
+    settings: dict[str, str] = {}
+    for file in files:
+        parser = configparser.RawConfigParser()
+        if file.is_file():
+            parser.read(file)
+        for section in ("global", "install"):
+            if parser.has_section(section):
+                settings |= dict(parser.items(section))
+    settings |= {k[4:].lower().replace("_", "-"): v for k, v in environ.items() if k.startswith("PIP_") and v}
+    return settings
+
+
+def translate(arguments: list[str], settings: dict[str, str], cache: str, internet: bool) -> list[str]:
+    """uv's arguments for those of ``pip install`` or ``pip uninstall``.
+
+    Raises ToolError where no package index is configured and the build has no way to the internet.
+    """
+    command, *rest = arguments
+    if command == "uninstall":
+        return ["pip", "uninstall", *(a for a in rest if a not in ("-y", "--yes"))]
+    out = ["pip", "install"]
+    given: set[str] = set()
+    skip = False
+    for argument in rest:
+        name, has_value, value = argument.partition("=")
+        if skip:
+            skip = False
+        elif name in _DROPPED:
+            skip = name in _DROPPED_WITH_VALUE and not has_value
+        else:
+            name = _SHORT.get(name, name)
+            given.add(name)
+            out.append(f"{name}={value}" if has_value and name.startswith("--") else _SHORT.get(argument, argument))
+    indexed = given & {"--index-url", "--no-index", "--find-links"}
+    if not indexed:
+        if settings.get("index-url"):
+            out += ["--index-url", settings["index-url"]]
+        elif internet:
+            out += ["--no-index", "--find-links", str(Path(cache) / "wheels")]
+        else:
+            raise ToolError("Could not reach https://pypi.org/simple/: the build runs in a VPC without a way to the internet, and no other "
+                            "package index is configured (aws codeartifact login --tool pip …)")  # fmt: skip
+    for url in settings.get("extra-index-url", "").split():
+        out += ["--extra-index-url", url, "--index-strategy", "unsafe-best-match"]
+    for place in settings.get("find-links", "").split():
+        out += ["--find-links", place]
+    for file in (f for option in ("constraint", "requirement") for f in settings.get(option, "").split()):
+        out += ["--constraint", file]
+    return out
+
+
+def pip(uv_path: str, cache: str, reach: str, arguments: list[str]) -> int:
+    """Be pip: install and uninstall by uv, anything else by the pip that Python ships."""
+    python = sys.executable
+    if not arguments or arguments[0] not in ("install", "uninstall"):
+        return _real_pip(python, arguments)
+    try:
+        words = translate(arguments, configuration(dict(os.environ)), cache, reach == "internet")
+    except ToolError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 1
+    words[2:2] = ["--python", python, "--no-progress"]
+    sys.stdout.flush()
+    done = subprocess.run([uv_path, *words], env={**os.environ, **uv_environment(Path(cache))})
+    return done.returncode
+
+
+def _real_pip(python: str, arguments: list[str]) -> int:
+    """Run the pip wheel that ensurepip bundles, straight from the file."""
+    import ensurepip
+
+    bundled = sorted(Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl"))
+    wheels = bundled or sorted(Path("/usr/share/python-wheels").glob("pip-*.whl"))
+    if not wheels:
+        print("ERROR: this Python has no pip to run", file=sys.stderr)
+        return 1
+    return subprocess.run([python, str(wheels[-1] / "pip"), *arguments]).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(pip(*sys.argv[1:4], sys.argv[4:]))
