@@ -1,0 +1,501 @@
+"""CodeArtifact: domains and repositories by API, and the packages themselves as pip's index over HTTP.
+
+The packages are the wheels of the store (``<cache>/wheels``), which the project's set-up fills; they are what
+``public:pypi`` holds here. A repository serves them when it, or one of its upstreams, has that external connection.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+import secrets
+import threading
+import zipfile
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_sdist_filename, parse_wheel_filename
+
+from localaws import clock
+from localaws.errors import AwsError
+from localaws.resource import Context, ResourceType
+from localaws.service import Response, Service, moment, page
+
+if TYPE_CHECKING:
+    from localaws.cloud import Cloud
+
+_CONNECTIONS = {"public:pypi": "pypi", "public:npmjs": "npm", "public:maven-central": "maven", "public:nuget-org": "nuget"}
+_SIMPLE_JSON = "application/vnd.pypi.simple.v1+json"
+
+
+class CodeArtifact(Service):
+    """The API; repositories are keyed by (domain, name)."""
+
+    name = "codeartifact"
+
+    def __init__(self, cloud: Cloud) -> None:
+        super().__init__(cloud)
+        self.domains: dict[str, dict[str, Any]] = {}
+        self.repositories: dict[tuple[str, str], dict[str, Any]] = {}
+        self.policies: dict[str, dict[str, Any]] = {}
+        self.tags: dict[str, dict[str, str]] = {}
+        self.tokens: dict[str, tuple[str, Any]] = {}
+        self.lock = threading.RLock()
+        self.store = WheelStore(cloud.cache / "wheels")
+
+    # -- domains --------------------------------------------------------------------------------------------
+    def create_domain(self, p: dict) -> dict:
+        with self.lock:
+            if p["domain"] in self.domains:
+                raise self._conflict(f"Domain with name '{p['domain']}' owned by account '{self.cloud.account}' already exists.")
+            domain = {
+                "name": p["domain"], "owner": self.cloud.account, "arn": self.cloud.arn("codeartifact", f"domain/{p['domain']}"),
+                "status": "Active", "createdTime": moment(), "assetSizeBytes": 0,
+                "encryptionKey": p.get("encryptionKey") or self.cloud.arn("kms", "alias/aws/codeartifact"),
+                "s3BucketArn": f"arn:{self.cloud.partition}:s3:::assets-{self.cloud.account}-{self.cloud.region}",
+            }  # fmt: skip
+            self.domains[p["domain"]] = domain
+            self._tag(domain["arn"], p)
+        return {"domain": self._count(domain)}
+
+    def describe_domain(self, p: dict) -> dict:
+        return {"domain": self._count(self._domain(p))}
+
+    def delete_domain(self, p: dict) -> dict:
+        with self.lock:
+            domain = self.domains.get(p["domain"])
+            if domain is None:
+                return {}
+            left = sorted(name for owner, name in self.repositories if owner == p["domain"])
+            if left:
+                raise self._conflict(f"Domain '{p['domain']}' cannot be deleted because it contains repositories: {', '.join(left)}.")
+            return {"domain": self._count(self.domains.pop(p["domain"]))}
+
+    def list_domains(self, p: dict) -> dict:
+        found, token = page(sorted(self.domains.values(), key=lambda d: d["name"]), p, "maxResults", "nextToken")
+        return {"domains": found, "nextToken": token}
+
+    # -- repositories ---------------------------------------------------------------------------------------
+    def create_repository(self, p: dict) -> dict:
+        domain = self._domain(p)
+        key = (p["domain"], p["repository"])
+        with self.lock:
+            if key in self.repositories:
+                raise self._conflict(f"Repository with name '{key[1]}' in domain '{key[0]}' already exists.")
+            repository = {
+                "name": key[1], "administratorAccount": self.cloud.account, "domainName": key[0], "domainOwner": domain["owner"],
+                "arn": self.cloud.arn("codeartifact", f"repository/{key[0]}/{key[1]}"), "description": p.get("description"),
+                "upstreams": self._upstreams(p), "externalConnections": [], "createdTime": moment(),
+            }  # fmt: skip
+            self.repositories[key] = repository
+            self._tag(repository["arn"], p)
+        return {"repository": repository}
+
+    def describe_repository(self, p: dict) -> dict:
+        return {"repository": self._repository(p)}
+
+    def update_repository(self, p: dict) -> dict:
+        with self.lock:
+            repository = self._repository(p)
+            if "description" in p:
+                repository["description"] = p["description"]
+            if "upstreams" in p:
+                if p["upstreams"] and repository["externalConnections"]:
+                    raise AwsError("ValidationException", f"Repository '{p['repository']}' has an external connection; it cannot have upstreams too.")
+                repository["upstreams"] = self._upstreams(p)
+        return {"repository": repository}
+
+    def delete_repository(self, p: dict) -> dict:
+        with self.lock:
+            self._domain(p)
+            repository = self.repositories.pop((p["domain"], p["repository"]), None)
+        return {"repository": repository} if repository else {}
+
+    def list_repositories(self, p: dict) -> dict:
+        prefix = p.get("repositoryPrefix") or ""
+        found = sorted((r for r in self.repositories.values() if r["name"].startswith(prefix)), key=lambda r: (r["domainName"], r["name"]))
+        part, token = page(found, p, "maxResults", "nextToken")
+        return {"repositories": part, "nextToken": token}
+
+    def list_repositories_in_domain(self, p: dict) -> dict:
+        self._domain(p)
+        prefix = p.get("repositoryPrefix") or ""
+        found = sorted((r for (d, n), r in self.repositories.items() if d == p["domain"] and n.startswith(prefix)), key=lambda r: r["name"])
+        part, token = page(found, p, "maxResults", "nextToken")
+        return {"repositories": part, "nextToken": token}
+
+    def associate_external_connection(self, p: dict) -> dict:
+        name = p["externalConnection"]
+        if name not in _CONNECTIONS:
+            raise AwsError("ValidationException", f"Invalid external connection '{name}'; allowed: {', '.join(sorted(_CONNECTIONS))}")
+        with self.lock:
+            repository = self._repository(p)
+            if repository["externalConnections"]:
+                raise self._conflict(f"Repository '{p['repository']}' already has an external connection; one is the maximum.")
+            repository["externalConnections"] = [{"externalConnectionName": name, "packageFormat": _CONNECTIONS[name], "status": "Available"}]
+        return {"repository": repository}
+
+    def disassociate_external_connection(self, p: dict) -> dict:
+        with self.lock:
+            repository = self._repository(p)
+            kept = [c for c in repository["externalConnections"] if c["externalConnectionName"] != p["externalConnection"]]
+            repository["externalConnections"] = kept
+        return {"repository": repository}
+
+    # -- use ------------------------------------------------------------------------------------------------
+    def get_repository_endpoint(self, p: dict) -> dict:
+        repository = self._repository(p)
+        if p["format"] != "pypi":
+            raise AwsError("ValidationException", f"The local cloud serves the format pypi; {p['format']} was asked for")
+        return {"repositoryEndpoint": f"{self.cloud.endpoint}/codeartifact/{repository['domainName']}/{repository['name']}/pypi/"}
+
+    def get_authorization_token(self, p: dict) -> dict:
+        self._domain(p)
+        seconds = p.get("durationSeconds") or 43_200
+        if not 900 <= seconds <= 43_200:
+            raise AwsError("ValidationException", f"durationSeconds is {seconds}; 0, or 900 to 43200, is allowed")
+        token, expires = secrets.token_hex(32), moment() + timedelta(seconds=seconds)
+        self.tokens[token] = (p["domain"], expires)
+        return {"authorizationToken": token, "expiration": expires}
+
+    def list_packages(self, p: dict) -> dict:
+        names = self.store.projects() if self.serves(self._repository(p)) else []
+        prefix = p.get("packagePrefix") or ""
+        part, token = page([{"format": "pypi", "package": n} for n in names if n.startswith(prefix)], p, "maxResults", "nextToken")
+        return {"packages": part, "nextToken": token}
+
+    def list_package_versions(self, p: dict) -> dict:
+        files = self.store.files(p["package"]) if self.serves(self._repository(p)) else []
+        if not files:
+            raise self._missing(f"Package '{p['package']}' not found.")
+        versions = sorted({f.version for f in files})
+        return {"format": "pypi", "package": p["package"], "versions": [{"version": v, "status": "Published"} for v in versions]}
+
+    # -- policies, tags -------------------------------------------------------------------------------------
+    def put_domain_permissions_policy(self, p: dict) -> dict:
+        return {"policy": self._put_policy(self._domain(p)["arn"], p["policyDocument"])}
+
+    def get_domain_permissions_policy(self, p: dict) -> dict:
+        return {"policy": self._policy(self._domain(p)["arn"])}
+
+    def delete_domain_permissions_policy(self, p: dict) -> dict:
+        return {"policy": self.policies.pop(self._domain(p)["arn"], None)}
+
+    def put_repository_permissions_policy(self, p: dict) -> dict:
+        return {"policy": self._put_policy(self._repository(p)["arn"], p["policyDocument"])}
+
+    def get_repository_permissions_policy(self, p: dict) -> dict:
+        return {"policy": self._policy(self._repository(p)["arn"])}
+
+    def delete_repository_permissions_policy(self, p: dict) -> dict:
+        return {"policy": self.policies.pop(self._repository(p)["arn"], None)}
+
+    def tag_resource(self, p: dict) -> dict:
+        self._tag(p["resourceArn"], p)
+        return {}
+
+    def untag_resource(self, p: dict) -> dict:
+        for key in p["tagKeys"]:
+            self.tags.get(p["resourceArn"], {}).pop(key, None)
+        return {}
+
+    def list_tags_for_resource(self, p: dict) -> dict:
+        return {"tags": [{"key": k, "value": v} for k, v in self.tags.get(p["resourceArn"], {}).items()]}
+
+    # -- inside ---------------------------------------------------------------------------------------------
+    def serves(self, repository: dict[str, Any]) -> bool:
+        """Whether the repository, or one of its upstreams, is connected to public:pypi."""
+        seen, todo = set(), [repository]
+        while todo:
+            one = todo.pop()
+            if any(c["externalConnectionName"] == "public:pypi" for c in one["externalConnections"]):
+                return True
+            seen.add(one["name"])
+            above = (self.repositories.get((one["domainName"], u["repositoryName"])) for u in one["upstreams"])
+            todo += [r for r in above if r and r["name"] not in seen]
+        return False
+
+    def allows(self, domain: str, authorization: str) -> bool:
+        """Whether an HTTP Basic header carries a token that is valid for the domain."""
+        try:
+            token = base64.b64decode(authorization.partition(" ")[2]).decode().partition(":")[2]
+        except ValueError:
+            return False
+        owner, expires = self.tokens.get(token, ("", None))
+        return owner == domain and expires is not None and clock.now() < expires
+
+    def _domain(self, p: dict) -> dict[str, Any]:
+        if p["domain"] not in self.domains or (p.get("domainOwner") or self.cloud.account) != self.cloud.account:
+            raise self._missing(f"Domain not found. Domain with name '{p['domain']}' owned by account '{p.get('domainOwner') or self.cloud.account}' not found.")
+        return self.domains[p["domain"]]
+
+    def _repository(self, p: dict) -> dict[str, Any]:
+        self._domain(p)
+        found = self.repositories.get((p["domain"], p["repository"]))
+        if found is None:
+            raise self._missing(f"Repository not found. Repository with name '{p['repository']}' in domain '{p['domain']}' not found.")
+        return found
+
+    def _upstreams(self, p: dict) -> list[dict[str, str]]:
+        wanted = p.get("upstreams") or []
+        for upstream in wanted:
+            if (p["domain"], upstream["repositoryName"]) not in self.repositories:
+                raise self._missing(f"Upstream repository '{upstream['repositoryName']}' in domain '{p['domain']}' not found.")
+        return wanted
+
+    def _count(self, domain: dict[str, Any]) -> dict[str, Any]:
+        return {**domain, "repositoryCount": sum(1 for owner, _ in self.repositories if owner == domain["name"])}
+
+    def _put_policy(self, arn: str, document: str) -> dict[str, Any]:
+        try:
+            json.loads(document)
+        except ValueError as error:
+            raise AwsError("ValidationException", f"The policy document is not JSON: {error}") from None
+        self.policies[arn] = {"resourceArn": arn, "revision": secrets.token_hex(8), "document": document}
+        return self.policies[arn]
+
+    def _policy(self, arn: str) -> dict[str, Any]:
+        if arn not in self.policies:
+            raise self._missing(f"There is no resource policy on {arn}.")
+        return self.policies[arn]
+
+    def _tag(self, arn: str, p: dict) -> None:
+        self.tags.setdefault(arn, {}).update({t["key"]: t["value"] for t in p.get("tags") or []})
+
+    @staticmethod
+    def _conflict(message: str) -> AwsError:
+        return AwsError("ConflictException", message, 409)
+
+    @staticmethod
+    def _missing(message: str) -> AwsError:
+        return AwsError("ResourceNotFoundException", message, 404)
+
+
+# -- the packages ---------------------------------------------------------------------------------------------------
+class File:
+    """One distribution file of the store."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.suffix == ".whl":
+            project, version, *_ = parse_wheel_filename(path.name)
+        else:
+            project, version = parse_sdist_filename(path.name)
+        self.project, self.version = str(project), str(version)
+        self._digest = ""
+        self._metadata: bytes | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file, computed once."""
+        if not self._digest:
+            with self.path.open("rb") as handle:
+                self._digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        return self._digest
+
+    def metadata(self) -> bytes:
+        """The wheel's METADATA (PEP 658), empty for a source distribution."""
+        if self._metadata is None:
+            self._metadata = b""
+            if self.path.suffix == ".whl":
+                with zipfile.ZipFile(self.path) as archive:
+                    name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+                    self._metadata = archive.read(name)
+        return self._metadata
+
+
+class WheelStore:
+    """The folder of distributions, read again when it changes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: dict[str, File] = {}
+        self._lock = threading.Lock()
+
+    def _files(self) -> dict[str, File]:
+        with self._lock:
+            names = {p.name: p for p in self.folder.glob("*") if p.suffix in (".whl", ".gz", ".zip")}
+            for name in names.keys() - self._known.keys():
+                try:
+                    self._known[name] = File(names[name])
+                except (InvalidWheelFilename, ValueError):
+                    continue
+            for name in self._known.keys() - names.keys():
+                del self._known[name]
+            return dict(self._known)
+
+    def projects(self) -> list[str]:
+        """Normalised names of all that is there."""
+        return sorted({f.project for f in self._files().values()})
+
+    def files(self, project: str) -> list[File]:
+        """The files of a project, by any spelling of its name."""
+        wanted = canonicalize_name(project)
+        return sorted((f for f in self._files().values() if f.project == wanted), key=lambda f: f.path.name)
+
+    def file(self, name: str) -> File | None:
+        """The file of that name."""
+        return self._files().get(name)
+
+
+def index(cloud: Cloud, method: str, path: str, headers: dict[str, str], query: str, body: bytes) -> Response:
+    """pip's index (PEP 503, 691, 658) of a repository: ``/codeartifact/<domain>/<repository>/pypi/simple/…``."""
+    service: CodeArtifact = cloud.services["codeartifact"]
+    match = re.fullmatch(r"/codeartifact/([^/]+)/([^/]+)/pypi/(simple|files)(?:/(.*))?", path)
+    if not match:
+        return _text(404, f"{path} is no address of a package index\n")
+    domain, name, kind, rest = match[1], match[2], match[3], (match[4] or "").strip("/")
+    if not service.allows(domain, headers.get("authorization", "")):
+        status, sent, content = _text(401, "A token of CodeArtifact is needed: aws codeartifact login --tool pip …\n")
+        return status, {**sent, "WWW-Authenticate": f'Basic realm="{domain}"'}, content
+    repository = service.repositories.get((domain, name))
+    if repository is None:
+        return _text(404, f"Repository {name} not found in domain {domain}\n")
+    if not service.serves(repository):
+        return _text(404, f"Repository {name} has no upstream with the external connection public:pypi\n")
+    if kind == "files":
+        return _file(service, rest)
+    as_json = _SIMPLE_JSON in headers.get("accept", "")
+    if not rest:
+        return _listing(service.store.projects(), as_json)
+    found = service.store.files(rest)
+    if not found:
+        cloud.log.warning("CodeArtifact: no package %s in the wheel store %s; add it to the requirements and run the set-up again", rest, service.store.folder)
+        return _text(404, f"{rest}: not in the local cloud's copy of public:pypi; add it to the requirements and run `make setup` again\n")
+    base = f"/codeartifact/{domain}/{name}/pypi/files/"
+    return _project(canonicalize_name(rest), found, base, as_json)
+
+
+def _listing(projects: list[str], as_json: bool) -> Response:
+    if as_json:
+        document = {"meta": {"api-version": "1.0"}, "projects": [{"name": p} for p in projects]}
+        return 200, {"Content-Type": _SIMPLE_JSON}, json.dumps(document).encode()
+    return _html("".join(f'<a href="{p}/">{p}</a><br>\n' for p in projects))
+
+
+def _project(name: str, files: list[File], base: str, as_json: bool) -> Response:
+    if as_json:
+        entries = [{
+            "filename": f.path.name, "url": base + f.path.name, "hashes": {"sha256": f.digest}, "size": f.path.stat().st_size,
+            "core-metadata": {"sha256": hashlib.sha256(f.metadata()).hexdigest()} if f.metadata() else False,
+        } for f in files]  # fmt: skip
+        document = {"meta": {"api-version": "1.0"}, "name": name, "files": entries}
+        return 200, {"Content-Type": _SIMPLE_JSON, "Cache-Control": "max-age=600"}, json.dumps(document).encode()
+    links = [
+        f'<a href="{base}{html.escape(f.path.name)}#sha256={f.digest}"'
+        + (f' data-core-metadata="sha256={hashlib.sha256(f.metadata()).hexdigest()}"' if f.metadata() else "")
+        + f">{html.escape(f.path.name)}</a><br>\n"
+        for f in files
+    ]
+    return _html("".join(links))
+
+
+def _file(service: CodeArtifact, name: str) -> Response:
+    wants_metadata = name.endswith(".metadata")
+    found = service.store.file(name.removesuffix(".metadata"))
+    if found is None:
+        return _text(404, f"{name} not found\n")
+    content = found.metadata() if wants_metadata else found.path.read_bytes()
+    kind = "text/plain" if wants_metadata else "application/octet-stream"
+    return 200, {"Content-Type": kind, "Cache-Control": "max-age=365000000, immutable"}, content
+
+
+def _html(text: str) -> Response:
+    return 200, {"Content-Type": "text/html; charset=utf-8"}, f"<!DOCTYPE html><html><body>\n{text}</body></html>\n".encode()
+
+
+def _text(status: int, text: str) -> Response:
+    return status, {"Content-Type": "text/plain; charset=utf-8"}, text.encode()
+
+
+# -- CloudFormation -------------------------------------------------------------------------------------------------
+def _tags(props: dict[str, Any]) -> list[dict[str, str]]:
+    return [{"key": t["Key"], "value": t["Value"]} for t in props.get("Tags") or [] if not t["Key"].startswith("aws:")]
+
+
+class Domain(ResourceType):
+    """AWS::CodeArtifact::Domain; Ref is its ARN."""
+
+    type_name = "AWS::CodeArtifact::Domain"
+    name_property = "DomainName"
+
+    def create(self, context: Context, props: dict) -> tuple[str, dict]:
+        client = context.client("codeartifact")
+        key = {"encryptionKey": props["EncryptionKey"]} if props.get("EncryptionKey") else {}
+        made = client.create_domain(domain=props["DomainName"], tags=_tags(props), **key)["domain"]
+        self._policy(client, props)
+        return made["arn"], {"Arn": made["arn"], "Name": made["name"], "Owner": made["owner"], "EncryptionKey": made["encryptionKey"]}
+
+    def update(self, context: Context, physical_id: str, old: dict, new: dict) -> dict:
+        client = context.client("codeartifact")
+        self._policy(client, new)
+        if old.get("PermissionsPolicyDocument") and not new.get("PermissionsPolicyDocument"):
+            client.delete_domain_permissions_policy(domain=new["DomainName"])
+        client.tag_resource(resourceArn=physical_id, tags=_tags(new))
+        return {}
+
+    def delete(self, context: Context, physical_id: str, props: dict) -> None:
+        context.client("codeartifact").delete_domain(domain=props["DomainName"])
+
+    @staticmethod
+    def _policy(client: Any, props: dict) -> None:
+        if props.get("PermissionsPolicyDocument"):
+            client.put_domain_permissions_policy(domain=props["DomainName"], policyDocument=json.dumps(props["PermissionsPolicyDocument"]))
+
+
+class Repository(ResourceType):
+    """AWS::CodeArtifact::Repository; Ref is its ARN."""
+
+    type_name = "AWS::CodeArtifact::Repository"
+    name_property = "RepositoryName"
+
+    def create(self, context: Context, props: dict) -> tuple[str, dict]:
+        client = context.client("codeartifact")
+        where = self._where(props)
+        text = {"description": props["Description"]} if props.get("Description") else {}
+        upstreams = [{"repositoryName": u} for u in props.get("Upstreams") or []]
+        made = client.create_repository(**where, upstreams=upstreams, tags=_tags(props), **text)["repository"]
+        for connection in props.get("ExternalConnections") or []:
+            client.associate_external_connection(**where, externalConnection=connection)
+        self._policy(client, props)
+        return made["arn"], {"Arn": made["arn"], "Name": made["name"], "DomainName": made["domainName"], "DomainOwner": made["domainOwner"]}
+
+    def update(self, context: Context, physical_id: str, old: dict, new: dict) -> dict:
+        client = context.client("codeartifact")
+        where = self._where(new)
+        before, after = set(old.get("ExternalConnections") or []), set(new.get("ExternalConnections") or [])
+        for connection in before - after:
+            client.disassociate_external_connection(**where, externalConnection=connection)
+        upstreams = [{"repositoryName": u} for u in new.get("Upstreams") or []]
+        client.update_repository(**where, description=new.get("Description") or "", upstreams=upstreams)
+        for connection in after - before:
+            client.associate_external_connection(**where, externalConnection=connection)
+        self._policy(client, new)
+        if old.get("PermissionsPolicyDocument") and not new.get("PermissionsPolicyDocument"):
+            client.delete_repository_permissions_policy(**where)
+        client.tag_resource(resourceArn=physical_id, tags=_tags(new))
+        return {}
+
+    def delete(self, context: Context, physical_id: str, props: dict) -> None:
+        client = context.client("codeartifact")
+        try:
+            client.delete_repository(**self._where(props))
+        except client.exceptions.ResourceNotFoundException:
+            return  # its domain is gone, and the repository with it
+
+    @staticmethod
+    def _where(props: dict) -> dict[str, str]:
+        return {"domain": props["DomainName"], "repository": props["RepositoryName"]}
+
+    def _policy(self, client: Any, props: dict) -> None:
+        if props.get("PermissionsPolicyDocument"):
+            client.put_repository_permissions_policy(**self._where(props), policyDocument=json.dumps(props["PermissionsPolicyDocument"]))
+
+
+SERVICES = (CodeArtifact,)
+TYPES = (Domain, Repository)
+RAW = {"/codeartifact/": index}
