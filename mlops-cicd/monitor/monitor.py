@@ -6,7 +6,7 @@
 
 The first three files have the documented formats of SageMaker Model Monitor, so that notebooks, alarms and
 dashboards do not care which engine wrote them; drift.json holds what a plot needs. The pipeline calls
-`baseline`, EventBridge Scheduler starts `run`. A run that finds violations still ends with 0: a violation is a
+`baseline`, EventBridge Scheduler starts `run`. A run that finds violations ends with 0: a violation is a
 result, not a fault of the job.
 
 A sample always differs a little from its baseline. Each judgement therefore needs both an effect that matters

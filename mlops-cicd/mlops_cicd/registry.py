@@ -1,0 +1,83 @@
+"""Reads the model registry: the newest approved version of a group, its baselines and its evaluation (flow F)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from .console import Fault
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """What the deploy pipeline needs of a model package."""
+
+    arn: str
+    version: int
+    description: dict[str, Any]
+
+    def artefact(self, *path: str) -> str | None:
+        """S3 address of a metrics or baseline file; ("ModelQuality", "Statistics") is looked up in both places."""
+        for block in ("DriftCheckBaselines", "ModelMetrics"):
+            value: Any = self.description.get(block) or {}
+            for name in path:
+                value = value.get(name) or {}
+            if value.get("S3Uri"):
+                return value["S3Uri"]
+        return None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The customer metadata: commit, project, data hash."""
+        return self.description.get("CustomerMetadataProperties") or {}
+
+
+def newest_approved(sagemaker: Any, group: str) -> ModelVersion | None:
+    """The newest version that a person approved, or None."""
+    pages = sagemaker.get_paginator("list_model_packages").paginate(
+        ModelPackageGroupName=group,
+        ModelApprovalStatus="Approved",
+        SortBy="CreationTime",
+        SortOrder="Descending",
+    )
+    for page in pages:
+        for package in page["ModelPackageSummaryList"]:
+            return describe(sagemaker, package["ModelPackageArn"])
+    return None
+
+
+def describe(sagemaker: Any, arn: str) -> ModelVersion:
+    """A model version by its ARN."""
+    answer = sagemaker.describe_model_package(ModelPackageName=arn)
+    return ModelVersion(arn, int(answer.get("ModelPackageVersion") or arn.rpartition("/")[2]), answer)
+
+
+def read_json(s3: Any, uri: str) -> Any:
+    """A JSON file of the project's bucket."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        return json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        raise Fault(f"cannot read {uri}, to which the model version refers: {code}") from error
+    except ValueError as error:
+        raise Fault(f"{uri} is not JSON: {error}") from error
+
+
+def metric_value(evaluation: Any, metric: str) -> float | None:
+    """A metric in an evaluation report, wherever it stands: {"auc": 0.8} or {"auc": {"value": 0.8, …}}."""
+    if not isinstance(evaluation, dict):
+        return None
+    found = evaluation.get(metric)
+    if isinstance(found, dict):
+        found = found.get("value")
+    if isinstance(found, (int, float)) and not isinstance(found, bool):
+        return float(found)
+    for value in evaluation.values():
+        inner = metric_value(value, metric)
+        if inner is not None:
+            return inner
+    return None

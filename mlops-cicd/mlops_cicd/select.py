@@ -1,0 +1,209 @@
+"""Stage Select of the deploy pipeline (flow F): which model version to deploy, and with which parameters.
+
+The newest approved version is deployed, so that rejecting the live one brings back the one before it. When production
+already runs it (a duplicate event, an approval of an older version), DEPLOY is false and the stages are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import boto3
+import yaml
+from botocore.exceptions import ClientError
+
+from .config import load_config
+from .console import OK, Fault, say, script, write_env, write_json
+from .monitor_code import upload_monitor
+from .registry import ModelVersion, newest_approved
+from .settings import Project, infra_path, load_project, project_path
+
+STAGES = ("staging", "production")
+# A stack in another state does not run what its parameters say.
+LIVE = {
+    "CREATE_COMPLETE",
+    "UPDATE_COMPLETE",
+    "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS",
+    "UPDATE_ROLLBACK_COMPLETE",
+}
+Parameters = dict[str, str]
+
+
+def live_model(cloudformation: Any, stack: str) -> str | None:
+    """The model package that a stage's stack runs, or None."""
+    try:
+        described = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
+    except ClientError as error:
+        if "does not exist" in error.response["Error"]["Message"]:
+            return None
+        raise
+    if described["StackStatus"] not in LIVE:
+        return None
+    values = {one["ParameterKey"]: one.get("ParameterValue") for one in described.get("Parameters", [])}
+    return values.get("ModelPackageArn")
+
+
+def common(project: Project) -> Parameters:
+    """Parameters of every stack that the deploy pipeline makes; those that name a path are read by CloudFormation."""
+    return {
+        "ProjectId": project.project_id,
+        "ProjectName": project.project_name,
+        "CostCenter": project.cost_center,
+        "ExecutionRoleArn": project_path(project.project_id, "execution-role-arn"),
+        "BucketName": project_path(project.project_id, "bucket-name"),
+        "KeyArn": project_path(project.project_id, "key-arn"),
+        "NotificationTopicArn": project_path(project.project_id, "notification-topic-arn"),
+        "SubnetIds": infra_path("private-subnet-ids"),
+        "SecurityGroupId": infra_path("compute-security-group-id"),
+    }
+
+
+def realtime_parameters(
+    project: Project, config: dict[str, Any], model: ModelVersion, stage: str
+) -> Parameters:
+    """Parameters of deploy/realtime.yaml."""
+    block = config["deployment"][stage]
+    return common(project) | {
+        "Stage": stage,
+        "ModelPackageArn": model.arn,
+        "InstanceType": block["instance_type"],
+        "InitialInstanceCount": str(block["instance_count"]),
+        "DataCapturePercentage": str(config["monitoring"]["data_capture_percentage"]),
+    }
+
+
+def monitoring_parameters(
+    project: Project, config: dict[str, Any], model: ModelVersion, image: str, code: str
+) -> Parameters:
+    """Parameters of deploy/monitoring.yaml."""
+    monitoring = config["monitoring"]
+    statistics = model.artefact("ModelDataQuality", "Statistics")
+    constraints = model.artefact("ModelDataQuality", "Constraints")
+    if not statistics or not constraints:
+        raise Fault(
+            f"model version {model.version} has no data quality baseline, so it cannot be monitored: pipeline.py must "
+            "register statistics.json and constraints.json as ModelDataQuality"
+        )
+    return common(project) | {
+        "EndpointName": project.resource("production"),
+        "ScheduleExpression": monitoring["schedule"],
+        "WindowMinutes": str(monitoring.get("window_minutes", 60)),
+        "MinRecords": str(monitoring.get("data_quality", {}).get("min_records", 50)),
+        "InstanceType": monitoring["instance_type"],
+        "MonitorImageUri": image,
+        "MonitorCodeUri": code,
+        "BaselineStatisticsUri": statistics,
+        "BaselineConstraintsUri": constraints,
+        "CaptureUri": f"s3://{project.bucket_name}/data-capture/production",
+        "ReportsUri": f"s3://{project.bucket_name}/monitoring/data-quality",
+        "EventsRoleArn": project_path(project.project_id, "events-role-arn"),
+        "MonitoringEngine": "processing",
+    }
+
+
+def monitor_image(ecr: Any, project: Project, model: ModelVersion) -> str:
+    """The image that the monitor runs in: the one that the model version names, else the newest preprocessing image."""
+    named = model.metadata.get("preprocessing_image")
+    if named:
+        return named
+    repository = project.ecr_preprocessing_uri.partition("/")[2]
+    pages = ecr.get_paginator("describe_images").paginate(
+        repositoryName=repository, filter={"tagStatus": "TAGGED"}
+    )
+    images = [image for page in pages for image in page["imageDetails"]]
+    if not images:
+        raise Fault(
+            f"ECR repository {repository} holds no image: the build pipeline must run before a deployment"
+        )
+    newest = max(images, key=lambda image: image["imagePushedAt"])
+    return f"{project.ecr_preprocessing_uri}:{newest['imageTags'][0]}"
+
+
+class TemplateLoader(yaml.SafeLoader):
+    """Reads a CloudFormation template for its parameters; functions are opaque."""
+
+
+TemplateLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
+
+
+def fit(parameters: Parameters, template: Path) -> Parameters:
+    """Only what the template declares: the two come from repositories that move independently."""
+    if not template.is_file():
+        raise Fault(f"{template} is missing: the deploy pipeline launches it")
+    declared = yaml.load(template.read_text(encoding="utf-8"), TemplateLoader).get("Parameters") or {}
+    needed = [name for name, one in declared.items() if "Default" not in one and name not in parameters]
+    if needed:
+        raise Fault(
+            f"{template.name} needs the parameter {', '.join(needed)}, which these scripts do not know: "
+            "bring mlops-cfn and mlops-cicd to the same release"
+        )
+    return {name: value for name, value in parameters.items() if name in declared}
+
+
+def render(out: Path, name: str, parameters: Parameters, project: Project, templates: Path | None) -> None:
+    """Write the template configuration of one stack."""
+    template = "monitoring.yaml" if name == "monitoring" else "realtime.yaml"
+    if templates and parameters:
+        parameters = fit(parameters, templates / template)
+    write_json(out / f"{name}.json", {"Parameters": parameters, "Tags": project.tag_map})
+
+
+def folder(text: str) -> Path | None:
+    """An optional folder: an environment variable that is not set arrives as an empty argument."""
+    return Path(text) if text else None
+
+
+@script
+def main(argv: Sequence[str] | None = None, session: Any = None) -> int:
+    """Select a model version; write staging.json, production.json, monitoring.json and select.env."""
+    parser = argparse.ArgumentParser(prog="mlops_cicd.select", description=__doc__)
+    parser.add_argument("--project-id", default=os.environ.get("PROJECT_ID", ""))
+    parser.add_argument("--project-dir", type=Path, required=True)
+    parser.add_argument("--templates", type=folder, help="folder deploy/ of mlops-cfn; '' = do not look")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the template configurations")
+    parser.add_argument(
+        "--env", type=Path, required=True, help="file of `export` lines for the buildspec to source"
+    )
+    options = parser.parse_args(argv)
+    session = session or boto3.Session()
+    project = load_project(session.client("ssm"), options.project_id, session.region_name)
+    model = newest_approved(session.client("sagemaker"), project.model_package_group_name)
+    live = live_model(session.client("cloudformation"), project.resource("production"))
+
+    rendered: dict[str, Parameters] = {name: {} for name in (*STAGES, "monitoring")}
+    deploy = model is not None and model.arn != live
+    if model is None:
+        kept = f"; production keeps {live}" if live else ""
+        say(f"nothing to deploy: no version of {project.model_package_group_name} is approved{kept}")
+        say("approve a version in the model registry (Studio, Models) to deploy it")
+    elif not deploy:
+        say(f"nothing to deploy: version {model.version}, the newest approved one, is live in production")
+    else:
+        config = load_config(options.project_dir / "mlops.yml")
+        code = upload_monitor(session.client("s3"), project.bucket_name, project.key_arn)
+        image = monitor_image(session.client("ecr"), project, model)
+        for stage in STAGES:
+            rendered[stage] = realtime_parameters(project, config, model, stage)
+        rendered["monitoring"] = monitoring_parameters(project, config, model, image, code)
+        say(f"version {model.version} of {project.model_package_group_name} will be deployed")
+        say(f"production runs {live or 'no model yet'}")
+    for name, parameters in rendered.items():
+        render(options.out, name, parameters, project, options.templates)
+    write_env(
+        options.env,
+        {
+            "DEPLOY": "true" if deploy else "false",
+            "MODEL_PACKAGE_ARN": model.arn if model else "none",
+            "MODEL_VERSION": str(model.version) if model else "none",
+        },
+    )
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

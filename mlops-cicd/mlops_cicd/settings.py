@@ -1,0 +1,163 @@
+"""A project's settings, read from the SSM parameters that the stacks write (flows E, F and C).
+
+`/mlops/projects/<id>/<key>` is written by 2-smproject, `/mlops/infra/<key>` by 1-infra. Only what the scripts use is
+read, so that a stack may add keys, and leave out what nobody needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .console import Fault
+
+PROJECT_KEYS = (
+    "project-name",
+    "cost-center",
+    "framework",
+    "inference-mode",
+    "execution-role-arn",
+    "bucket-name",
+    "key-arn",
+    "ecr-preprocessing-uri",
+    "ecr-training-uri",
+    "ecr-inference-uri",
+    "model-package-group-name",
+)
+INFRA_KEYS = ("private-subnet-ids", "compute-security-group-id")
+IMAGES = ("preprocessing", "training", "inference")
+BATCH = 10  # GetParameters takes no more names
+
+
+def project_path(project_id: str, key: str) -> str:
+    """Path of a parameter that 2-smproject writes."""
+    return f"/mlops/projects/{project_id}/{key}"
+
+
+def infra_path(key: str) -> str:
+    """Path of a parameter that 1-infra writes."""
+    return f"/mlops/infra/{key}"
+
+
+def read_parameters(ssm: Any, paths: Iterable[str]) -> dict[str, str]:
+    """Values by path; a missing one is a fault that says which stack should have written it."""
+    wanted = list(paths)
+    values: dict[str, str] = {}
+    missing: list[str] = []
+    for start in range(0, len(wanted), BATCH):
+        answer = ssm.get_parameters(Names=wanted[start : start + BATCH], WithDecryption=True)
+        values |= {parameter["Name"]: parameter["Value"] for parameter in answer["Parameters"]}
+        missing += answer["InvalidParameters"]
+    if missing:
+        writer = {"infra": "1-infra", "projects": "2-smproject"}.get(missing[0].split("/")[2], "its stack")
+        if "/users/" in missing[0]:
+            writer = "3-user"
+        raise Fault(
+            f"SSM parameter {', '.join(sorted(missing))} does not exist; {writer} writes it: "
+            "check the project id and that the stack is complete"
+        )
+    return values
+
+
+@dataclass(frozen=True)
+class Project:
+    """Everything that the build and deploy scripts know of a project."""
+
+    project_id: str
+    region: str
+    project_name: str
+    cost_center: str
+    framework: str
+    inference_mode: str
+    execution_role_arn: str
+    bucket_name: str
+    key_arn: str
+    ecr_preprocessing_uri: str
+    ecr_training_uri: str
+    ecr_inference_uri: str
+    model_package_group_name: str
+    subnets: tuple[str, ...]
+    security_groups: tuple[str, ...]
+
+    @property
+    def partition(self) -> str:
+        """aws, aws-cn or aws-us-gov."""
+        return self.execution_role_arn.split(":")[1]
+
+    @property
+    def account(self) -> str:
+        """The account that the project lives in."""
+        return self.execution_role_arn.split(":")[4]
+
+    @property
+    def name(self) -> str:
+        """The stem of the project's physical names."""
+        return f"mlops-{self.project_id}"
+
+    @property
+    def tag_map(self) -> dict[str, str]:
+        """The tags of everything that the project owns; isolation rests on them."""
+        return {
+            "sagemaker:project-id": self.project_id,
+            "sagemaker:project-name": self.project_name,
+            "mlops:cost-center": self.cost_center,
+        }
+
+    @property
+    def tags(self) -> list[dict[str, str]]:
+        """The same tags in the shape that most AWS calls take."""
+        return [{"Key": key, "Value": value} for key, value in self.tag_map.items()]
+
+    def repository_uri(self, image: str) -> str:
+        """ECR repository of one of the project's three images."""
+        return {
+            "preprocessing": self.ecr_preprocessing_uri,
+            "training": self.ecr_training_uri,
+            "inference": self.ecr_inference_uri,
+        }[image]
+
+    def resource(self, suffix: str) -> str:
+        """Name of a stage's endpoint or stack: mlops-<id>-staging."""
+        return f"{self.name}-{suffix}"
+
+    def for_pipeline(
+        self, config: dict[str, Any], images: dict[str, str], commit: str, monitor_uri: str
+    ) -> dict[str, Any]:
+        """The settings that the project's `get_pipeline` receives."""
+        return {
+            "project_id": self.project_id,
+            "project_name": self.project_name,
+            "region": self.region,
+            "account": self.account,
+            "partition": self.partition,
+            "role_arn": self.execution_role_arn,
+            "bucket": self.bucket_name,
+            "key_arn": self.key_arn,
+            "model_package_group": self.model_package_group_name,
+            "pipeline_name": self.name,
+            "subnets": list(self.subnets),
+            "security_groups": list(self.security_groups),
+            "images": dict(images),
+            "commit": commit,
+            "tags": self.tags,
+            "monitor": {"code_uri": monitor_uri},
+            "config": config,
+        }
+
+
+def load_project(ssm: Any, project_id: str, region: str) -> Project:
+    """Read a project's settings."""
+    if not project_id:
+        raise Fault("no project id: give --project-id p-…, or set PROJECT_ID")
+    values = read_parameters(
+        ssm, [project_path(project_id, key) for key in PROJECT_KEYS] + [infra_path(key) for key in INFRA_KEYS]
+    )
+    fields = {key.replace("-", "_"): values[project_path(project_id, key)] for key in PROJECT_KEYS}
+    return Project(
+        project_id=project_id,
+        region=region,
+        subnets=tuple(values[infra_path("private-subnet-ids")].split(",")),
+        security_groups=(values[infra_path("compute-security-group-id")],),
+        **fields,
+    )
