@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from localaws.services.sagemaker.records import Base
+from localaws.services.sagemaker.processing_jobs import ProcessingJobs
+from localaws.services.sagemaker.training_jobs import TrainingJobs
 
 
-class JobsMixin(Base):
+class JobsMixin(ProcessingJobs, TrainingJobs):
     """Jobs: training, processing, transform and tuning jobs."""
