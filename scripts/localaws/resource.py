@@ -211,7 +211,8 @@ def findings(type_name: str, props: dict[str, Any]) -> list[str]:
     found = schema(type_name)
     if found is None:
         return []
-    read_only = [p.removeprefix("/properties/") for p in found.get("readOnlyProperties", [])]
+    settable = {*found.get("createOnlyProperties", []), *found.get("writeOnlyProperties", [])}  # a few schemas name one in both lists
+    read_only = [p.removeprefix("/properties/") for p in found.get("readOnlyProperties", []) if p not in settable]
     out = [f"#: extraneous key [{p}] is not permitted (read only)" for p in read_only if "/" not in p and p in props]
     for error in _validator(type_name).iter_errors(props):
         path = "/".join(str(p) for p in error.absolute_path)
