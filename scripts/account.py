@@ -127,25 +127,32 @@ def stack_status(cloudformation: Any, stack: str) -> str:
 
 
 def stack_failures(cloudformation: Any, stack: str, seen: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Each failed resource of a stack and the stacks nested in it, the first failure first, followed into its cause."""
-    if stack in seen:
-        return
+    """Each failed resource of a stack and the stacks nested in it, the first failure first."""
     try:
         pages = cloudformation.get_paginator("describe_stack_events").paginate(StackName=stack)
         events = [event for page in pages for event in page["StackEvents"]]
     except ClientError as error:
         yield f"{stack}: its events cannot be read: {error}"
         return
+    found = False
     for event in reversed(events):
         reason = event.get("ResourceStatusReason", "")
         if not event["ResourceStatus"].endswith("_FAILED") or "cancelled" in reason.lower():
             continue
+        found = True
         physical = event.get("PhysicalResourceId", "")
-        if event["ResourceType"] == "AWS::CloudFormation::Stack":
-            if physical and physical != event["StackId"]:
-                yield from stack_failures(cloudformation, physical, seen | {stack})
+        if event["ResourceType"] == "AWS::CloudFormation::Stack" and physical and physical != event["StackId"]:
+            if physical not in seen:
+                yield from stack_failures(cloudformation, physical, seen | {physical})
             continue
-        yield f"{event['StackName']} / {event['LogicalResourceId']} ({event['ResourceType']}): {event['ResourceStatus']}: {reason}"
+        where = f"{event['StackName']} / {event['LogicalResourceId']} ({event['ResourceType']})"
+        yield f"{where}: {event['ResourceStatus']}: {reason}"
+    if not found:  # refused before any resource was touched: the reason is on the stack itself
+        yield from (
+            f"{event['StackName']}: {event['ResourceStatus']}: {event['ResourceStatusReason']}"
+            for event in reversed(events)
+            if event.get("ResourceStatusReason") and event.get("PhysicalResourceId") == event["StackId"]
+        )
 
 
 def wait_for_stack(

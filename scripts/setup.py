@@ -11,7 +11,7 @@ import sys
 
 if sys.version_info < (3, 11):  # before any import or syntax that an older Python does not know
     sys.exit(
-        f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: install it and run make PYTHON=python3.11 …"
+        f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: install it, then make PYTHON=python3.11"
     )
 
 import argparse
@@ -19,8 +19,10 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -33,11 +35,7 @@ WHEELS = CACHE / "wheels"
 # directories of requirements/ locks, by what make asks for
 ENVIRONMENTS = {"dev": ROOT / ".venv", "localaws": ROOT / ".venv-localaws"}
 # what is installed inside the local cloud: the lock of each is requirements/wheels-<name>.txt
-WHEEL_LOCKS = {
-    "cicd": ["mlops-cicd/requirements.txt"],
-    "project": ["seedcode-repo/base/requirements-dev.txt"],
-    "containers": ["seedcode-repo/frameworks/sklearn/containers/requirements.txt"],
-}
+WHEEL_LOCKS = ("cicd", "project", "image-sklearn")
 
 
 class SetupError(RuntimeError):
@@ -58,7 +56,8 @@ def check_prerequisites() -> None:
         import venv  # noqa: F401
     except ImportError as error:
         raise SetupError(
-            f"this Python cannot make virtual environments ({error}): on Debian or Ubuntu install python3-venv, then run make again"
+            f"this Python cannot make virtual environments ({error}): "
+            "on Debian or Ubuntu install python3-venv, then run make again"
         ) from error
 
 
@@ -193,36 +192,53 @@ def make_wheels() -> None:
     (WHEELS / ".stamp").write_text(wanted)
 
 
+def project_requirements(folder: Path) -> list[str]:
+    """Every requirements file of every composed project, written where uv can read it."""
+    import compose
+
+    written = []
+    for framework, inference in compose.combinations():
+        for path, content in compose.compose(framework, inference).items():
+            if re.fullmatch(r"(.*/)?requirements[\w-]*\.txt", path):
+                target = folder / f"{framework}-{inference}" / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+                written.append(str(target))
+    return written
+
+
+def resolve(lock: str, inputs: list[str], settings: dict[str, str]) -> None:
+    """One lock file from its inputs, for every Python from 3.11 on, with hashes."""
+    say(f"resolving requirements/{lock}.txt")
+    command = [
+        str(BOOTSTRAP / "bin/uv"),
+        "pip",
+        "compile",
+        "--quiet",
+        "--universal",
+        "--python-version",
+        "3.11",
+    ]
+    command += ["--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate"]
+    # only the main index: a wheel that some machine built itself has a hash that no other machine can check
+    only_index = {key: value for key, value in settings.items() if key == "index-url"}
+    command += [*uv_options(only_index), "--custom-compile-command", "make lock"]
+    command += ["--output-file", f"requirements/{lock}.txt", *inputs]
+    done = subprocess.run(command, cwd=ROOT, env=uv_environment(settings), capture_output=True, text=True)
+    if done.returncode:
+        raise SetupError(f"requirements/{lock}.txt cannot be resolved:\n{done.stderr}")
+
+
 def write_locks() -> None:
     """Resolve requirements/*.in and what is installed inside the local cloud anew; `make lock` calls this."""
     make_bootstrap()
     settings = pip_configuration()
-    inputs = {name: [f"requirements/{name}.in"] for name in ENVIRONMENTS}
-    inputs |= {f"wheels-{name}": files for name, files in WHEEL_LOCKS.items()}
-    for name, files in inputs.items():
-        say(f"resolving requirements/{name}.txt")
-        command = [
-            str(BOOTSTRAP / "bin/uv"),
-            "pip",
-            "compile",
-            "--quiet",
-            "--universal",
-            "--python-version",
-            "3.11",
-        ]
-        command += [
-            "--generate-hashes",
-            "--no-emit-index-url",
-            "--no-emit-find-links",
-            "--custom-compile-command",
-            "make lock",
-        ]
-        # only the main index: a wheel that some machine built itself has a hash that no other machine can check
-        only_index = {key: value for key, value in settings.items() if key == "index-url"}
-        command += [*uv_options(only_index), "--output-file", f"requirements/{name}.txt", *files]
-        done = subprocess.run(command, cwd=ROOT, env=uv_environment(settings), capture_output=True, text=True)
-        if done.returncode:
-            raise SetupError(f"requirements/{name}.txt cannot be resolved:\n{done.stderr}")
+    for name in ENVIRONMENTS:
+        resolve(name, [f"requirements/{name}.in"], settings)
+    resolve("wheels-cicd", sorted(str(p) for p in ROOT.glob("mlops-cicd/requirements*.txt")), settings)
+    resolve("wheels-image-sklearn", ["requirements/image-sklearn.in"], settings)
+    with tempfile.TemporaryDirectory() as folder:
+        resolve("wheels-project", project_requirements(Path(folder)), settings)
 
 
 @contextmanager
