@@ -156,6 +156,11 @@ def build(root: Path, version: str, bucket: str) -> Release:
         if file not in cfn:
             raise ReleaseError(f"{root}/mlops-cfn/{file} is missing")
         add(name, "templates", Path(file).stem, "yaml", cfn[file])
+    # a product finds its nested templates under a prefix: one hash over all of them
+    nested = read_under(root, names, "mlops-cfn/project")
+    digest = short_hash(b"".join(name.encode() + nested[name] for name in sorted(nested)))
+    keys["ProjectTemplatePrefix"] = f"{version}/templates/project/{digest}"
+    objects |= {f"{keys['ProjectTemplatePrefix']}/{name}": data for name, data in nested.items()}
     for folder in sorted(
         {name.split("/")[1] for name in cfn if name.startswith("lambda/") and name.count("/") >= 2}
     ):
