@@ -1,4 +1,5 @@
-"""What the scripts that people run and the rehearsal ask an account: how to find things, how to wait, and why something failed.
+"""What the scripts that people run and the rehearsal ask an account: how to find things, how to wait, and
+why something failed.
 
 Everything here takes boto3 clients or a session; nothing is remembered between calls.
 """
@@ -113,7 +114,8 @@ def poll(
         time.sleep(every)
 
 
-# --- stacks ---------------------------------------------------------------------------------------------------------------
+# --- stacks -----------------------------------------------------------------------------------------------
+# ----------------
 
 
 def stack_status(cloudformation: Any, stack: str) -> str:
@@ -141,7 +143,11 @@ def stack_failures(cloudformation: Any, stack: str, seen: frozenset[str] = froze
             continue
         found = True
         physical = event.get("PhysicalResourceId", "")
-        if event["ResourceType"] == "AWS::CloudFormation::Stack" and physical and physical != event["StackId"]:
+        if (
+            event["ResourceType"] == "AWS::CloudFormation::Stack"
+            and physical
+            and physical != event["StackId"]
+        ):
             if physical not in seen:
                 yield from stack_failures(cloudformation, physical, seen | {physical})
             continue
@@ -179,7 +185,8 @@ def wait_for_stack(
     return poll(f"stack {stack}", probe, timeout, every, tick)
 
 
-# --- pipelines ------------------------------------------------------------------------------------------------------------
+# --- pipelines --------------------------------------------------------------------------------------------
+# ----------------
 
 
 def log_tail(logs: Any, group: str, stream: str = "", prefix: str = "", lines: int = 30) -> list[str]:
@@ -257,7 +264,8 @@ def pipeline_failure(session: boto3.Session, pipeline: str, execution: str) -> F
     return FailedError(f"{pipeline}: execution {execution} ended as {status}", [], look_at)
 
 
-# --- SageMaker pipelines ----------------------------------------------------------------------------------------------------
+# --- SageMaker pipelines
+# ----------------------------------------------------------------------------------------------------
 
 
 def step_failures(session: boto3.Session, execution_arn: str) -> list[str]:

@@ -1,4 +1,5 @@
-"""Approves or rejects a model version in the registry, and lets a waiting release through to production (flow F, Data Scientist).
+"""Approves or rejects a model version in the registry, and lets a waiting release through to production
+(flow F, Data Scientist).
 
     make approve ARGS='--project churn'                    the newest version that waits for a decision
     make approve ARGS='--project churn --version 3 --reject --reason "worse on new customers"'

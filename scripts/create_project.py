@@ -1,4 +1,5 @@
-"""Creates a project as Studio does: SageMaker CreateProject with the platform's product (flow B, Data Science Admin).
+"""Creates a project as Studio does: SageMaker CreateProject with the platform's product (flow B, Data
+Science Admin).
 
     make create-project ARGS='--name churn --cost-center 4711 --owner-email you@example.com'
 

@@ -1,4 +1,5 @@
-"""Gives a Data Scientist a Studio profile in a project: provisions the project's user product (flow C, Data Science Admin).
+"""Gives a Data Scientist a Studio profile in a project: provisions the project's user product (flow C, Data
+Science Admin).
 
     make create-user ARGS='--project churn --user jane'
 

@@ -1,4 +1,5 @@
-"""Publishes these sources and creates or updates the infrastructure stack from them (flow A, Full Stack Developer).
+"""Publishes these sources and creates or updates the infrastructure stack from them (flow A, Full Stack
+Developer).
 
     make deploy                                   everything defaulted
     make deploy ARGS='--parameter AdminEmail=platform@example.com'

@@ -1,7 +1,8 @@
 """Publishes a release of the platform to S3 and prints the link that launches it (flow A).
 
-Called by a Full Stack Developer (`make publish`), by scripts/deploy.py, by ModelRepoPipeline and by the rehearsal. Publishing the same
-commit again changes nothing; a published key is never overwritten. JSON on stdout, sentences on stderr.
+Called by a Full Stack Developer (`make publish`), by scripts/deploy.py, by ModelRepoPipeline and by the
+rehearsal. Publishing the same commit again changes nothing; a published key is never overwritten. JSON on
+stdout, sentences on stderr.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 STACK_NAME = "mlops-platform"
 BUILD = release.ROOT / "build/release"
-# CloudFormation reads nested and product templates under the launch roles, which may read objects with this tag only
+# CloudFormation reads nested and product templates under the launch roles, which may read objects with this
+# tag only
 TEMPLATE_TAG = "servicecatalog:provisioning=true"
 
 

@@ -1,7 +1,9 @@
-"""Builds a release of the platform in memory: every object, its key, and the entry template stamped with the keys (flow A).
+"""Builds a release of the platform in memory: every object, its key, and the entry template stamped with
+the keys (flow A).
 
-Called by scripts/publish.py, which uploads what this returns. The same files give the same bytes and therefore the same keys: zips
-are sorted and carry no times, and every key contains the hash of its content. Nothing here speaks to AWS.
+Called by scripts/publish.py, which uploads what this returns. The same files give the same bytes and
+therefore the same keys: zips are sorted and carry no times, and every key contains the hash of its content.
+Nothing here speaks to AWS.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Makes the environments that everything else runs in; every make target calls it first, and it does nothing when nothing changed.
+"""Makes the environments that everything else runs in; every make target calls it first, and it does
+nothing when nothing changed.
 
-`.venv` (templates, scripts, tests), `.venv-localaws` (the local cloud) and the wheel store `.cache/wheels` (what builds inside the
-local cloud install from) are made from the lock files in requirements/. A stamp in each holds the hash of its lock, so a second run
-costs milliseconds and needs no network. Only the standard library may be imported here: this runs before anything is installed.
+`.venv` (templates, scripts, tests), `.venv-localaws` (the local cloud) and the wheel store `.cache/wheels`
+(what builds inside the local cloud install from) are made from the lock files in requirements/. A stamp in
+each holds the hash of its lock, so a second run costs milliseconds and needs no network. Only the standard
+library may be imported here: this runs before anything is installed.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
     make teardown ARGS=--yes                deletes everything
     make teardown ARGS='--project churn --yes'
 
-What a template retains (DeletionPolicy: Retain) stays and is listed as JSON on stdout; docs/operations.md says why, and how to delete that too.
+What a template retains (DeletionPolicy: Retain) stays and is listed as JSON on stdout; docs/operations.md
+says why, and how to delete that too.
 """
 
 from __future__ import annotations

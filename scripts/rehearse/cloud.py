@@ -1,6 +1,8 @@
-"""Starts the local cloud as a process of its own and makes sure that it ends: for the rehearsal and for test fixtures.
+"""Starts the local cloud as a process of its own and makes sure that it ends: for the rehearsal and for
+test fixtures.
 
-The cloud watches the process that started it (`--parent-pid`), so nothing is left running also when that one is killed.
+The cloud watches the process that started it (`--parent-pid`), so nothing is left running also when that
+one is killed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""The engine of every rehearsal: starts the cloud, runs a scenario's use cases and steps, and turns what goes wrong into a finding.
+"""The engine of every rehearsal: starts the cloud, runs a scenario's use cases and steps, and turns what
+goes wrong into a finding.
 
-A scenario never prints and never sleeps in a loop of its own: it opens use cases and steps, waits with `wait`, and keeps what the
-report shows in `facts`. What it prints, and in which form, is the business of progress.py.
+A scenario never prints and never sleeps in a loop of its own: it opens use cases and steps, waits with
+`wait`, and keeps what the report shows in `facts`. What it prints, and in which form, is the business of
+progress.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Executes one notebook in its own folder and writes the executed copy: `python -m rehearse.notebook IN OUT`."""
+"""Executes one notebook in its own folder and writes the executed copy: `python -m rehearse.notebook IN
+OUT`."""
 
 from __future__ import annotations
 

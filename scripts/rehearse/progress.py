@@ -1,4 +1,5 @@
-"""How a rehearsal shows itself: a live table on a terminal, plain lines in a log, one JSON object a line for machines."""
+"""How a rehearsal shows itself: a live table on a terminal, plain lines in a log, one JSON object a line
+for machines."""
 
 from __future__ import annotations
 

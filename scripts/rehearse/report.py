@@ -19,31 +19,8 @@ from rehearse.progress import clock
 LIMITS = ROOT / "docs/limits.yml"
 WIDTH = 960  # of every drawing, in its own units
 
-STYLE = """
-:root { --ink:#16202c; --soft:#5b6878; --line:#dde3ea; --page:#f6f8fa; --card:#fff; --base:#2a66c8; --live:#d2620a; --good:#1b7f4b; --bad:#c0322b; --wait:#9aa7b6; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink:#e8edf3; --soft:#9aa8b8; --line:#2c3744; --page:#10161d; --card:#18212b; --base:#6ba4ff; --live:#ff9a4d; --good:#4cc38a; --bad:#ff7b72; --wait:#5a6877; }
-}
-* { box-sizing:border-box; }
-body { margin:0; background:var(--page); color:var(--ink); font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif; }
-main { max-width:1040px; margin:0 auto; padding:2.5rem 1.25rem 4rem; }
-h1 { font-size:1.9rem; line-height:1.2; margin:0 0 .3rem; letter-spacing:-.01em; }
-h2 { font-size:1.2rem; margin:0 0 .25rem; }
-h3 { font-size:.95rem; margin:1.2rem 0 .2rem; }
-p { margin:.2rem 0 .8rem; max-width:72ch; } .soft { color:var(--soft); }
-section { background:var(--card); border:1px solid var(--line); border-radius:12px; padding:1.4rem 1.5rem; margin:1.2rem 0; }
-.verdict { display:inline-block; font-weight:650; padding:.15rem .7rem; border-radius:99px; color:#fff; background:var(--good); } .verdict.no { background:var(--bad); }
-.tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(150px,1fr)); gap:.8rem; margin:1.4rem 0 0; }
-.tile { border:1px solid var(--line); border-radius:10px; padding:.7rem .9rem; background:var(--card); }
-.tile b { display:block; font-size:1.55rem; line-height:1.2; font-variant-numeric:tabular-nums; } .tile span { color:var(--soft); font-size:.85rem; }
-svg { width:100%; height:auto; display:block; } svg text { fill:var(--ink); font:13px system-ui,sans-serif; } svg .soft { fill:var(--soft); font-size:12px; }
-table { border-collapse:collapse; width:100%; font-size:.92rem; } th { text-align:left; color:var(--soft); font-weight:550; font-size:.82rem; }
-td,th { padding:.38rem .6rem .38rem 0; border-bottom:1px solid var(--line); vertical-align:top; } td.n,th.n { text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap; }
-.scroll { overflow-x:auto; } pre { overflow-x:auto; background:var(--page); border:1px solid var(--line); border-radius:8px; padding:.8rem 1rem; font-size:.82rem; }
-summary { cursor:pointer; color:var(--base); } details { margin:.6rem 0 0; } .bar { height:.55rem; border-radius:3px; background:var(--base); min-width:2px; }
-.key { display:inline-block; width:.8rem; height:.8rem; border-radius:3px; vertical-align:-1px; margin:0 .35rem 0 .9rem; } .key:first-child { margin-left:0; }
-.grid { display:grid; grid-template-columns:repeat(auto-fit,minmax(270px,1fr)); gap:1.2rem; } .failed { border-color:var(--bad); } code { font-size:.88em; overflow-wrap:anywhere; }
-"""
+STYLE = Path(__file__).with_name("report.css")
+
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]], numbers: tuple[int, ...] = ()) -> str:
@@ -67,7 +44,8 @@ def section(title: str, lead: str, *content: str, kind: str = "") -> str:
     return f"<section class='{kind}'><h2>{escape(title)}</h2><p class=soft>{escape(lead)}</p>{''.join(content)}</section>"
 
 
-# --- timeline ---------------------------------------------------------------------------------------------------------------
+# --- timeline ---------------------------------------------------------------------------------------------
+# ------------------
 
 
 def nice_step(span: float, about: int = 8) -> float:
@@ -115,7 +93,8 @@ def steps(cases: list[UseCase]) -> str:
     return f"<details><summary>All {len(rows)} steps</summary>{table(('', 'step', 'what came out', 'time'), rows, (3,))}</details>"
 
 
-# --- model ------------------------------------------------------------------------------------------------------------------
+# --- model ------------------------------------------------------------------------------------------------
+# ------------------
 
 
 def models(versions: list[dict[str, Any]]) -> str:
@@ -137,7 +116,8 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.3f}"
 
 
-# --- drift ------------------------------------------------------------------------------------------------------------------
+# --- drift ------------------------------------------------------------------------------------------------
+# ------------------
 
 
 def drift_bars(drift: dict[str, Any], most: int = 10) -> str:
@@ -279,7 +259,8 @@ def drift_section(drift: dict[str, Any]) -> str:
     )
 
 
-# --- resources, limits ------------------------------------------------------------------------------------------------------
+# --- resources, limits
+# ------------------------------------------------------------------------------------------------------
 
 
 def resources(stacks: list[dict[str, Any]]) -> str:
@@ -388,7 +369,7 @@ def write(r: Rehearsal, result: dict[str, Any], path: Path) -> Path:
     )
     page = (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>"
-        f"<title>Rehearsal {escape(r.name)}</title><style>{STYLE}</style><main>{''.join(body)}</main></html>"
+        f"<title>Rehearsal {escape(r.name)}</title><style>{STYLE.read_text()}</style><main>{''.join(body)}</main></html>"
     )
     path.write_text(page)
     return path

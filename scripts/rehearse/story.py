@@ -1,7 +1,7 @@
 """The chapters that scenarios are told from: what people do with the platform, use case by use case.
 
-Each function does what a person does, through the same interface, waits for what follows, and checks that it really happened. What the
-report shows goes into `rehearsal.facts`.
+Each function does what a person does, through the same interface, waits for what follows, and checks that
+it really happened. What the report shows goes into `rehearsal.facts`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Project:
         return f"mlops-{self.id}-production"
 
 
-# --- A --------------------------------------------------------------------------------------------------------------------
+# --- A ----------------------------------------------------------------------------------------------------
+# ----------------
 
 
 def publish_release(r: Rehearsal, root: Path = ROOT) -> dict[str, Any]:
@@ -124,7 +125,8 @@ def deploy_infrastructure(r: Rehearsal, with_pipeline: bool = True) -> None:
             platform_pipeline(r)
 
 
-# --- mail -----------------------------------------------------------------------------------------------------------------
+# --- mail -------------------------------------------------------------------------------------------------
+# ----------------
 
 
 def mails(r: Rehearsal, to: str) -> list[dict[str, Any]]:
@@ -151,7 +153,8 @@ def confirm_mail(r: Rehearsal, to: str) -> str:
     return f"{to}: {len(links)} confirmed"
 
 
-# --- pipelines ------------------------------------------------------------------------------------------------------------
+# --- pipelines --------------------------------------------------------------------------------------------
+# ----------------
 
 
 def wait_for_execution(
@@ -206,7 +209,8 @@ def stages_of(r: Rehearsal, pipeline: str, execution: str) -> list[tuple[str, st
     ]
 
 
-# --- B, C -----------------------------------------------------------------------------------------------------------------
+# --- B, C -------------------------------------------------------------------------------------------------
+# ----------------
 
 
 def admin(r: Rehearsal) -> Any:
@@ -291,7 +295,8 @@ def new_user(r: Rehearsal, made: Project, name: str) -> dict[str, Any]:
     return association
 
 
-# --- D --------------------------------------------------------------------------------------------------------------------
+# --- D ----------------------------------------------------------------------------------------------------
+# ----------------
 
 
 def experiment(r: Rehearsal, made: Project, name: str = "jane-doe", notebooks: bool = True) -> Path:
@@ -347,7 +352,8 @@ def run_notebook(r: Rehearsal, made: Project, clone: Path, notebook: Path) -> No
         done = r.folder / "notebooks" / notebook.name
         done.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(notebook, done)
-        # jupyter-execute runs the notebook in its own folder; the cells expect the repository's notebooks folder
+        # jupyter-execute runs the notebook in its own folder; the cells expect the repository's notebooks
+        # folder
         command = [str(ROOT / ".venv/bin/python"), "-m", "rehearse.notebook", str(notebook), str(done)]
         r.run(command, clone, {**env, "PYTHONPATH": str(ROOT / "scripts")}, timeout=600)
         cells = [c for c in json.loads(done.read_text())["cells"] if c["cell_type"] == "code"]
@@ -356,7 +362,8 @@ def run_notebook(r: Rehearsal, made: Project, clone: Path, notebook: Path) -> No
         )
 
 
-# --- E --------------------------------------------------------------------------------------------------------------------
+# --- E ----------------------------------------------------------------------------------------------------
+# ----------------
 
 
 def clone_repository(r: Rehearsal, made: Project, name: str = "jane-doe") -> Path:
@@ -492,7 +499,8 @@ def read_s3(s3: Any, uri: str) -> bytes:
     return s3.get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"].read()
 
 
-# --- F --------------------------------------------------------------------------------------------------------------------
+# --- F ----------------------------------------------------------------------------------------------------
+# ----------------
 
 
 def approve_version(r: Rehearsal, made: Project, package_arn: str) -> str:
@@ -561,7 +569,8 @@ def approval_mail(r: Rehearsal) -> dict[str, Any] | None:
     return found[-1] if found else None
 
 
-# --- G --------------------------------------------------------------------------------------------------------------------
+# --- G ----------------------------------------------------------------------------------------------------
+# ----------------
 
 
 def applicants(r: Rehearsal, made: Project) -> list[list[str]]:

@@ -1,4 +1,5 @@
-"""The last chapter: delete everything, and hold what is left against the retention policy of the templates."""
+"""The last chapter: delete everything, and hold what is left against the retention policy of the
+templates."""
 
 from __future__ import annotations
 
