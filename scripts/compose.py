@@ -2,11 +2,12 @@
 
 Called by scripts/publish.py (an archive a combination, in the release) and by the tests.
 
-    python scripts/compose.py --framework sklearn --inference realtime --out build/project        a folder
-    python scripts/compose.py --framework sklearn --inference realtime --out build/seed.zip       a deterministic zip
+    python scripts/compose.py --framework sklearn --inference realtime --out build/project      a folder
+    python scripts/compose.py --framework sklearn --inference realtime --out build/seed.zip     a zip
 
-A file may come from one layer only; the same file in two layers is an error that names both. Where a file must have something
-from each layer (mlops.yml), each layer has a part: `mlops.part.yml` of base, framework and inference, joined in this order.
+A file may come from one layer only; the same file in two layers is an error that names both. Where a file
+must have something from each layer (mlops.yml), each layer has a part: `mlops.part.yml` of base, framework
+and inference, joined in this order.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def zip_bytes(files: dict[str, bytes]) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 0 done, 1 the layers do not fit, 2 wrong usage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--framework", help="a folder of seedcode-repo/frameworks")
     parser.add_argument("--inference", help="a folder of seedcode-repo/inference")
     parser.add_argument("--out", type=Path, help="a new or empty folder, or a file that ends in .zip")
@@ -113,20 +116,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _choices(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in IGNORED_FOLDERS)
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and path.name not in IGNORED_FOLDERS
+    )
 
 
 def _files(layer: Path) -> Iterator[tuple[str, bytes]]:
     for path in sorted(layer.rglob("*")):
         relative = path.relative_to(layer)
-        if path.is_file() and path.suffix not in IGNORED_SUFFIXES and not IGNORED_FOLDERS.intersection(relative.parts):
+        if (
+            path.is_file()
+            and path.suffix not in IGNORED_SUFFIXES
+            and not IGNORED_FOLDERS.intersection(relative.parts)
+        ):
             yield relative.as_posix(), path.read_bytes()
 
 
 def _whole(path: str) -> str | None:
     """mlops.part.yml -> mlops.yml; None for a file that is no part."""
     name = PurePosixPath(path)
-    return str(name.with_name(name.stem.removesuffix(".part") + name.suffix)) if name.stem.endswith(".part") else None
+    return (
+        str(name.with_name(name.stem.removesuffix(".part") + name.suffix))
+        if name.stem.endswith(".part")
+        else None
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Run the pipeline of this working copy beside the stable one: it trains and evaluates, and never registers or deploys.
+"""Run this working copy's pipeline beside the stable one: it trains and evaluates, never deploys.
 
     python experimental.py            create or update mlops-<project id>-experimental, and start it
     python experimental.py --wait     the same, and wait for the end
 
-For Studio (or a laptop with the rights of the project's Data Scientist). The images are the newest that the build pipeline
-pushed; code in src/ that is in an image takes effect after a build. The project is found from PROJECT_ID or from the git remote.
+For Studio (or a laptop with the rights of the project's Data Scientist). The images are the newest that the
+build pipeline pushed; code in src/ that is in an image takes effect after a build. The project is found from
+PROJECT_ID or from the git remote.
 """
 
 import argparse
@@ -52,7 +53,9 @@ def parameters(ssm: Any, path: str) -> dict[str, str]:
 def newest_image(ecr: Any, uri: str) -> str:
     """Return the newest image of the ECR repository at uri."""
     repository = uri.split("/", 1)[1]
-    pages = ecr.get_paginator("describe_images").paginate(repositoryName=repository, filter={"tagStatus": "TAGGED"})
+    pages = ecr.get_paginator("describe_images").paginate(
+        repositoryName=repository, filter={"tagStatus": "TAGGED"}
+    )
     images = [image for page in pages for image in page["imageDetails"]]
     if not images:
         raise ExperimentError(f"{repository} has no image yet; the first run of the build pipeline makes it")
@@ -91,7 +94,9 @@ def read_settings(project: str, session: boto3.Session) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; prints the ARN of the execution."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--wait", action="store_true", help="wait for the end; exit code 1 if the run fails")
     args = parser.parse_args(argv)
     session = boto3.Session()
@@ -107,9 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sagemaker.core.workflow.pipeline_context import PipelineSession
 
     quiet = {"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}}}
-    os.environ.setdefault("SAGEMAKER_VALIDATE_ROLE", "false")  # else the SDK asks IAM, which this role may not
+    # Else the SDK asks IAM about the role, which a Data Scientist may not.
+    os.environ.setdefault("SAGEMAKER_VALIDATE_ROLE", "false")
     pipeline = get_pipeline(
-        settings, PipelineSession(boto_session=session, default_bucket=settings["bucket"], sagemaker_config=quiet)
+        settings,
+        PipelineSession(boto_session=session, default_bucket=settings["bucket"], sagemaker_config=quiet),
     )
     pipeline.upsert(role_arn=settings["role_arn"], tags=settings["tags"])
     execution = pipeline.start()

@@ -1,13 +1,16 @@
 """The project's SageMaker pipeline.
 
-    Preprocess -> Train -> Evaluate -> CheckQuality -> RegisterModel            (metric reaches the threshold)
-              \\-> DataQualityBaseline -/             \\-> QualityTooLow          (it does not: the run fails and says so)
+    Preprocess -> Train -> Evaluate -> CheckQuality -> RegisterModel    the metric reaches the threshold
+       |                                         |        |
+       |                                         +-> QualityTooLow      it does not: the run fails and says so
+       +-> DataQualityBaseline ---------------------------+
 
-The build pipeline calls get_pipeline(), creates or updates the pipeline with what it returns, and starts it. Everything that
-changes from project to project comes from mlops.yml (settings["config"]) and from the platform (the other settings).
+The build pipeline calls get_pipeline(), creates or updates the pipeline with what it returns, and starts it.
+Everything that changes from project to project comes from mlops.yml (settings["config"]) and from the
+platform (the other settings).
 
-The definition is the same every time it is built from the same files: step caching compares it, so a step whose inputs did
-not change is not run again. Therefore nothing here may depend on the time or on chance.
+The definition is the same every time it is built from the same files: step caching compares it, so a step
+whose inputs did not change is not run again. Therefore nothing here may depend on the time or on chance.
 """
 
 import hashlib
@@ -56,15 +59,20 @@ JSON = "application/json"
 def get_pipeline(settings: dict[str, Any], session: PipelineSession) -> Pipeline:
     """Return the pipeline; uploads the training data first if it is a file of this repository.
 
-    settings["register"] = False leaves out the registration: the experimental pipeline of a notebook, which never deploys.
+    settings["register"] = False leaves out the registration: the experimental pipeline of a notebook, which
+    never deploys.
     """
     config = settings["config"]
     data, evaluation = config["data"], config["evaluation"]
     register = settings.get("register", True)
 
     input_data = ParameterString("InputDataUri", default_value=training_data(settings, session))
-    processing_instance = ParameterString("ProcessingInstanceType", default_value=config["processing"]["instance_type"])
-    training_instance = ParameterString("TrainingInstanceType", default_value=config["training"]["instance_type"])
+    processing_instance = ParameterString(
+        "ProcessingInstanceType", default_value=config["processing"]["instance_type"]
+    )
+    training_instance = ParameterString(
+        "TrainingInstanceType", default_value=config["training"]["instance_type"]
+    )
     threshold = ParameterFloat("MetricThreshold", default_value=float(evaluation["threshold"]))
 
     preprocess = ProcessingStep(
@@ -73,12 +81,19 @@ def get_pipeline(settings: dict[str, Any], session: PipelineSession) -> Pipeline
             settings, session, processing_instance, ["python3", "/opt/program/preprocess.py"], "preprocess"
         ).run(
             inputs=[mount("data", input_data)],
-            outputs=[output(settings, "Preprocess", name) for name in ("train", "validation", "test", "baseline")],
+            outputs=[
+                output(settings, "Preprocess", name) for name in ("train", "validation", "test", "baseline")
+            ],
             arguments=[
                 *("--input", f"{PROCESSING}/input/data", "--output", f"{PROCESSING}/output"),
                 *("--target", str(data["target"])),
                 *("--positive-class", str(data.get("positive_class", "1"))),
-                *("--test-fraction", str(data.get("test_fraction", 0.2)), "--seed", str(data.get("seed", 42))),
+                *(
+                    "--test-fraction",
+                    str(data.get("test_fraction", 0.2)),
+                    "--seed",
+                    str(data.get("seed", 42)),
+                ),
             ],
         ),
         cache_config=CACHE,
@@ -158,15 +173,17 @@ def get_pipeline(settings: dict[str, Any], session: PipelineSession) -> Pipeline
 def training_data(settings: dict[str, Any], session: PipelineSession) -> str:
     """Return the S3 URI of the training data.
 
-    A file of the repository is uploaded under its hash, once: the same data has the same address, so Preprocess is cached,
-    and changed data is a new address.
+    A file of the repository is uploaded under its hash, once: the same data has the same address, so
+    Preprocess is cached, and changed data is a new address.
     """
     source = settings["config"]["data"]["source"]
     if source.startswith("s3://"):
         return source
     path = ROOT / source
     if not path.is_file():
-        raise FileNotFoundError(f"mlops.yml: data.source is {source!r}, and there is no such file in the repository")
+        raise FileNotFoundError(
+            f"mlops.yml: data.source is {source!r}, and there is no such file in the repository"
+        )
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     bucket, key = settings["bucket"], f"data/{digest}/{path.name}"
@@ -177,13 +194,21 @@ def training_data(settings: dict[str, Any], session: PipelineSession) -> str:
         # 403 is what S3 says of a missing object to a role that may not list the bucket.
         if error.response["Error"]["Code"] not in ("404", "NoSuchKey", "NotFound", "403"):
             raise
-        encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": settings["key_arn"]} if settings.get("key_arn") else {}
+        encryption = (
+            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": settings["key_arn"]}
+            if settings.get("key_arn")
+            else {}
+        )
         s3.put_object(Bucket=bucket, Key=key, Body=content, ContentType="text/csv", **encryption)
     return f"s3://{bucket}/{key}"
 
 
 def processor(
-    settings: dict[str, Any], session: PipelineSession, instance_type: ParameterString, entrypoint: list[str], name: str
+    settings: dict[str, Any],
+    session: PipelineSession,
+    instance_type: ParameterString,
+    entrypoint: list[str],
+    name: str,
 ) -> Processor:
     """Return a processing job on the project's preprocessing image, inside the VPC, encrypted and tagged."""
     config = settings["config"]["processing"]
@@ -209,8 +234,10 @@ def processor(
     )
 
 
-def trainer(settings: dict[str, Any], session: PipelineSession, instance_type: ParameterString) -> ModelTrainer:
-    """Return the training job. The code is in the image: SourceCode would put a timestamp into the definition."""
+def trainer(
+    settings: dict[str, Any], session: PipelineSession, instance_type: ParameterString
+) -> ModelTrainer:
+    """Return the training job. The code is in the image: SourceCode would put a time into the definition."""
     config = settings["config"]["training"]
     spot = bool(config.get("use_spot", False))
     runtime = config.get("max_runtime_minutes", 60) * 60
@@ -241,12 +268,18 @@ def trainer(settings: dict[str, Any], session: PipelineSession, instance_type: P
         sagemaker_session=session,
     )
     return model_trainer.with_metric_definitions(
-        [MetricDefinition(name=f"validation:{name}", regex=f"validation:{name}=([0-9.]+)") for name in ("auc", "accuracy")]
+        [
+            MetricDefinition(name=f"validation:{name}", regex=f"validation:{name}=([0-9.]+)")
+            for name in ("auc", "accuracy")
+        ]
     )
 
 
 def data_quality_baseline(
-    settings: dict[str, Any], session: PipelineSession, instance_type: ParameterString, preprocess: ProcessingStep
+    settings: dict[str, Any],
+    session: PipelineSession,
+    instance_type: ParameterString,
+    preprocess: ProcessingStep,
 ) -> ProcessingStep:
     """Statistics and constraints of the training rows, which the monitor compares live traffic with."""
     quality = settings["config"]["monitoring"].get("data_quality", {})
@@ -277,7 +310,7 @@ def registration_step(
     baseline: ProcessingStep,
     input_data: ParameterString,
 ) -> ModelStep:
-    """The model version: it waits for a person's approval, and carries its metrics, its baselines and where it is from."""
+    """The model version: it waits for approval, and carries metrics, baselines and where it is from."""
     config = settings["config"]
     content_types = list(dict.fromkeys([config["inference"].get("content_type", "text/csv"), JSON]))
     model_quality = source(evaluate, "evaluation", "evaluation.json")
@@ -300,15 +333,21 @@ def registration_step(
             inference_instances=instances,
             transform_instances=[config["training"]["instance_type"]],
             model_metrics=ModelMetrics(
-                model_statistics=model_quality, model_data_statistics=statistics, model_data_constraints=constraints
+                model_statistics=model_quality,
+                model_data_statistics=statistics,
+                model_data_constraints=constraints,
             ),
             drift_check_baselines=DriftCheckBaselines(
-                model_statistics=model_quality, model_data_statistics=statistics, model_data_constraints=constraints
+                model_statistics=model_quality,
+                model_data_statistics=statistics,
+                model_data_constraints=constraints,
             ),
             customer_metadata_properties={
                 "commit": settings["commit"],
                 "project_id": settings["project_id"],
                 "data_uri": input_data,
+                # What the scheduled monitor of this version runs in: the code that made its baseline.
+                "preprocessing_image": settings["images"]["preprocessing"],
             },
         ),
     )

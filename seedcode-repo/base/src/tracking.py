@@ -1,4 +1,4 @@
-"""Track experiment runs: in MLflow where MLFLOW_TRACKING_URI is set (SageMaker managed MLflow), else in runs/runs.jsonl."""
+"""Track experiment runs: in MLflow where MLFLOW_TRACKING_URI is set, else in a file."""
 
 import json
 import os
@@ -11,7 +11,11 @@ import pandas as pd
 
 
 def log_run(
-    name: str, parameters: Mapping[str, Any], metrics: Mapping[str, float], folder: Path = Path("runs"), experiment: str = "local"
+    name: str,
+    parameters: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    folder: Path = Path("runs"),
+    experiment: str = "local",
 ) -> str:
     """Record one run, and return where it was recorded."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
@@ -43,4 +47,6 @@ def read_runs(folder: Path = Path("runs")) -> pd.DataFrame:
     if not file.is_file():
         return pd.DataFrame()
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return pd.DataFrame([{"time": r["time"], "name": r["name"], **r["parameters"], **r["metrics"]} for r in records])
+    return pd.DataFrame(
+        [{"time": r["time"], "name": r["name"], **r["parameters"], **r["metrics"]} for r in records]
+    )

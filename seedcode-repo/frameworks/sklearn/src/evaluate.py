@@ -1,7 +1,7 @@
 """Judge the model on the test rows (processing container, step Evaluate).
 
-Writes evaluation.json in the format of SageMaker Model Monitor's model quality statistics, so that the model registry
-shows the metrics and the pipeline's condition can read them.
+Writes evaluation.json in the format of SageMaker Model Monitor's model quality statistics, so that the model
+registry shows the metrics and the pipeline's condition can read them.
 
 On a laptop:  python src/evaluate.py --model build/model --test build/data/test --output build/evaluation
 """
@@ -59,7 +59,7 @@ def scores_of(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 
 
 def spread_of(truth: np.ndarray, scores: np.ndarray, seed: int = 0) -> dict[str, float | str]:
-    """Return the standard deviation of each metric over draws of the rows; "NaN" where there are too few rows."""
+    """Return the standard deviation of each metric over draws of the rows; "NaN" with too few rows."""
     if len(truth) < ROWS_FOR_SPREAD:
         return dict.fromkeys(scores_of(truth, scores), "NaN")
     rng = np.random.default_rng(seed)
@@ -84,7 +84,9 @@ def report(truth: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
     metrics["precision_best_constant_classifier"] = _exact(precision_score(truth, always, zero_division=0))
     metrics["recall_best_constant_classifier"] = _exact(recall_score(truth, always, zero_division=0))
     matrix = confusion_matrix(truth, scores >= DECISION_THRESHOLD, labels=[0, 1])
-    metrics["confusion_matrix"] = {str(row): {str(column): int(matrix[row][column]) for column in (0, 1)} for row in (0, 1)}
+    metrics["confusion_matrix"] = {
+        str(row): {str(column): int(matrix[row][column]) for column in (0, 1)} for row in (0, 1)
+    }
     false_rates, true_rates, _ = roc_curve(truth, scores)
     precisions, recalls, _ = precision_recall_curve(truth, scores)
     metrics["receiver_operating_characteristic_curve"] = {
@@ -106,7 +108,7 @@ def _thin(values: np.ndarray) -> list[float]:
 
 
 def model_folder(path: Path, scratch: Path) -> Path:
-    """Return the folder of the model: path itself, or what model.tar.gz in it (SageMaker's form) unpacks to."""
+    """Return the folder of the model: path itself, or what model.tar.gz in it unpacks to."""
     archive = path / "model.tar.gz" if path.is_dir() else path
     if archive.is_file():
         with tarfile.open(archive) as tar:
@@ -126,9 +128,12 @@ def run(model_path: Path, test_dir: Path, output: Path) -> dict[str, Any]:
         raise EvaluationError(f"{test_dir}: no CSV file; it is written by preprocess.py")
     kinds = {f["name"]: (float if f["kind"] == "number" else str) for f in model.metadata["features"]}
     frame = pd.concat(
-        [pd.read_csv(file, dtype=kinds, keep_default_na=False, na_values=[""]) for file in files], ignore_index=True
+        [pd.read_csv(file, dtype=kinds, keep_default_na=False, na_values=[""]) for file in files],
+        ignore_index=True,
     )
-    truth = (frame[model.metadata["target"]].astype(str) == model.metadata["positive_class"]).to_numpy(dtype=int)
+    truth = (frame[model.metadata["target"]].astype(str) == model.metadata["positive_class"]).to_numpy(
+        dtype=int
+    )
     result = report(truth, np.array(probabilities(frame, model)))
     output.mkdir(parents=True, exist_ok=True)
     (output / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -138,10 +143,16 @@ def run(model_path: Path, test_dir: Path, output: Path) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; the defaults are the paths of a SageMaker processing job."""
     root = Path("/opt/ml/processing")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=root / "input/model", help="model folder, or folder of model.tar.gz")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", type=Path, default=root / "input/model", help="model folder, or folder of model.tar.gz"
+    )
     parser.add_argument("--test", type=Path, default=root / "input/test", help="folder of the test rows")
-    parser.add_argument("--output", type=Path, default=root / "output/evaluation", help="folder for evaluation.json")
+    parser.add_argument(
+        "--output", type=Path, default=root / "output/evaluation", help="folder for evaluation.json"
+    )
     args = parser.parse_args(argv)
     try:
         result = run(args.model, args.test, args.output)
@@ -149,7 +160,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
     metrics = result["binary_classification_metrics"]
-    print("evaluate: " + ", ".join(f"{name} {metrics[name]['value']:.4f}" for name in ("auc", "accuracy", "recall", "f1")))
+    print(
+        "evaluate: "
+        + ", ".join(f"{name} {metrics[name]['value']:.4f}" for name in ("auc", "accuracy", "recall", "f1"))
+    )
     return 0
 
 

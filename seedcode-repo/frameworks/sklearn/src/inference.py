@@ -1,6 +1,7 @@
 """Load the model and predict: the one place that evaluation and serving share, so both give the same numbers.
 
-A model folder holds `model.skops` (the scikit-learn pipeline) and `metadata.json` (features, classes, how it was trained).
+A model folder holds `model.skops` (the scikit-learn pipeline) and `metadata.json` (features, classes, how it
+was trained).
 """
 
 import json
@@ -15,12 +16,12 @@ from sklearn.pipeline import Pipeline
 
 MODEL_FILE = "model.skops"
 METADATA_FILE = "metadata.json"
-# What a model file may contain beyond the types that skops trusts by itself. skops refuses anything else, so a model
-# file cannot run code of its own. Add a type here, on purpose, when a new kind of model needs it.
+# What a model file may contain beyond the types that skops trusts by itself. skops refuses anything else, so
+# a model file cannot run code of its own. Add a type here, on purpose, when a new kind of model needs it.
 TRUSTED_TYPES = [
     "numpy.dtype",  # of the one-hot encoder
-    # Gradient boosting. skops warns that a forged tree could crash the process; this one comes from the project's own
-    # training job, through a bucket that only the project's roles can write to.
+    # Gradient boosting. skops warns that a forged tree could crash the process; this one comes from the
+    # project's own training job, through a bucket that only the project's roles can write to.
     "sklearn.tree._tree.Tree",
 ]
 
@@ -48,7 +49,9 @@ def save_model(model: Model, folder: Path) -> None:
     (folder / METADATA_FILE).write_text(json.dumps(model.metadata, indent=2) + "\n", encoding="utf-8")
     unknown = set(skops.io.get_untrusted_types(file=folder / MODEL_FILE)) - set(TRUSTED_TYPES)
     if unknown:
-        raise ValueError(f"the model has types that src/inference.py does not trust: {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"the model has types that src/inference.py does not trust: {', '.join(sorted(unknown))}"
+        )
 
 
 def load_model(folder: Path) -> Model:
@@ -60,7 +63,7 @@ def load_model(folder: Path) -> Model:
 
 
 def to_frame(rows: Sequence[Sequence[Any]], model: Model) -> pd.DataFrame:
-    """Turn raw rows (features in order, an empty value is a missing one) into the table that the pipeline takes."""
+    """Turn raw rows (features in order, an empty value is missing) into the table that the pipeline takes."""
     names = model.features
     for number, row in enumerate(rows, start=1):
         if len(row) != len(names):

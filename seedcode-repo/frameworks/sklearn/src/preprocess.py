@@ -5,7 +5,8 @@ Reads one CSV file with a header and writes, below the output folder:
     train/train.csv, train/features.json      what train.py learns from
     validation/validation.csv                 what train.py reports while training
     test/test.csv                             what evaluate.py judges the model on
-    baseline/baseline.csv                     raw features of the training rows: the reference of the data-quality monitor
+    baseline/baseline.csv                     raw features of the training rows: the reference of the
+    data-quality monitor
 
 On a laptop:  python src/preprocess.py --input data/german_credit.csv --output build/data
 """
@@ -20,7 +21,8 @@ from typing import Any
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-# The features, in the order in which the endpoint expects them. With data of your own, this is the table to change.
+# The features, in the order in which the endpoint expects them. With data of your own, this is the table to
+# change.
 FEATURES = {
     "checking_account": "category",
     "duration_months": "number",
@@ -81,13 +83,18 @@ def check(raw: pd.DataFrame, target: str, positive_class: str) -> pd.DataFrame:
     expected = [*FEATURES, target]
     missing = [column for column in expected if column not in raw.columns]
     if missing:
-        raise DataError(f"missing column {', '.join(map(repr, missing))}; the file has {', '.join(map(repr, raw.columns))}")
+        raise DataError(
+            f"missing column {', '.join(map(repr, missing))};"
+            f" the file has {', '.join(map(repr, raw.columns))}"
+        )
     frame = raw[expected].copy()
     for column, kind in FEATURES.items():
         if frame[column].isna().all():
             raise DataError(f"column {column!r} has no values")
         if kind == "number":
-            numbers = pd.to_numeric(frame[column], errors="coerce").replace([float("inf"), float("-inf")], float("nan"))
+            numbers = pd.to_numeric(frame[column], errors="coerce").replace(
+                [float("inf"), float("-inf")], float("nan")
+            )
             wrong = frame.index[numbers.isna() & frame[column].notna()]
             if len(wrong):
                 row = wrong[0]
@@ -113,7 +120,7 @@ def check(raw: pd.DataFrame, target: str, positive_class: str) -> pd.DataFrame:
 
 
 def split(frame: pd.DataFrame, target: str, test_fraction: float, seed: int) -> dict[str, pd.DataFrame]:
-    """Split into train, validation and test, each with the same share of classes. The same seed gives the same rows."""
+    """Split into train, validation and test, with equal shares of the classes; a seed gives the same rows."""
     rest, test = train_test_split(frame, test_size=test_fraction, random_state=seed, stratify=frame[target])
     train, validation = train_test_split(
         rest, test_size=VALIDATION_FRACTION, random_state=seed, stratify=rest[target]
@@ -132,7 +139,9 @@ def describe(target: str, positive_class: str, frame: pd.DataFrame) -> dict[str,
     }
 
 
-def run(source: Path, output: Path, target: str, positive_class: str, test_fraction: float, seed: int) -> dict[str, int]:
+def run(
+    source: Path, output: Path, target: str, positive_class: str, test_fraction: float, seed: int
+) -> dict[str, int]:
     """Check, split and write; returns the number of rows of each part."""
     frame = check(read_csv(find_csv(source)), target, positive_class)
     parts = split(frame, target, test_fraction, seed)
@@ -140,7 +149,9 @@ def run(source: Path, output: Path, target: str, positive_class: str, test_fract
         (output / name).mkdir(parents=True, exist_ok=True)
         part.to_csv(output / name / f"{name}.csv", index=False)
     description = describe(target, positive_class, frame)
-    (output / "train" / "features.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    (output / "train" / "features.json").write_text(
+        json.dumps(description, indent=2) + "\n", encoding="utf-8"
+    )
     (output / "baseline").mkdir(parents=True, exist_ok=True)
     parts["train"][list(FEATURES)].to_csv(output / "baseline" / "baseline.csv", index=False)
     return {name: len(part) for name, part in parts.items()}
@@ -148,11 +159,19 @@ def run(source: Path, output: Path, target: str, positive_class: str, test_fract
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; the defaults are the paths of a SageMaker processing job."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=Path, default=Path("/opt/ml/processing/input/data"), help="CSV file or its folder")
-    parser.add_argument("--output", type=Path, default=Path("/opt/ml/processing/output"), help="folder to write to")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--input", type=Path, default=Path("/opt/ml/processing/input/data"), help="CSV file or its folder"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("/opt/ml/processing/output"), help="folder to write to"
+    )
     parser.add_argument("--target", default="credit_risk", help="name of the target column")
-    parser.add_argument("--positive-class", default="bad", help="target value whose probability the model gives")
+    parser.add_argument(
+        "--positive-class", default="bad", help="target value whose probability the model gives"
+    )
     parser.add_argument("--test-fraction", type=float, default=0.2, help="share of rows kept for the test")
     parser.add_argument("--seed", type=int, default=42, help="seed of the split")
     args = parser.parse_args(argv)

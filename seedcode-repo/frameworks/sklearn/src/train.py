@@ -1,10 +1,11 @@
 """Train the model (training container, step Train).
 
-Follows the contract of a SageMaker training job: hyperparameters from input/config/hyperparameters.json, data from
-input/data/{train,validation}, the model to model/, and the reason of a failure to output/failure, all below /opt/ml.
+Follows the contract of a SageMaker training job: hyperparameters from input/config/hyperparameters.json, data
+from input/data/{train,validation}, the model to model/, and the reason of a failure to output/failure, all
+below /opt/ml.
 
-On a laptop:  python src/train.py --train build/data/train --validation build/data/validation --model-dir build/model \
-                  --hyperparameter algorithm=gradient_boosting
+On a laptop:
+    python src/train.py --train build/data/train --validation build/data/validation --model-dir build/model
 """
 
 import argparse
@@ -29,7 +30,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-# name: (default, type, lowest, highest). Names have more than one letter: SageMaker's toolkits turn `C` into `-C`.
+# name: (default, type, lowest, highest)
 HYPERPARAMETERS: dict[str, tuple[Any, type, float, float]] = {
     "algorithm": ("logistic_regression", str, 0, 0),
     "random_seed": (42, int, 0, 2**31),
@@ -48,10 +49,14 @@ class TrainingError(ValueError):
 
 
 def read_hyperparameters(given: Mapping[str, str]) -> dict[str, Any]:
-    """Turn the strings of SageMaker into typed values, defaults filled in; an unknown or bad one is an error."""
-    unknown = sorted(name for name in given if name not in HYPERPARAMETERS and not name.startswith("sagemaker_"))
+    """Turn SageMaker's strings into typed values, defaults filled in; an unknown or bad one is an error."""
+    unknown = sorted(
+        name for name in given if name not in HYPERPARAMETERS and not name.startswith("sagemaker_")
+    )
     if unknown:
-        raise TrainingError(f"unknown hyperparameter {', '.join(unknown)}; known: {', '.join(HYPERPARAMETERS)}")
+        raise TrainingError(
+            f"unknown hyperparameter {', '.join(unknown)}; known: {', '.join(HYPERPARAMETERS)}"
+        )
     values: dict[str, Any] = {}
     for name, (default, kind, lowest, highest) in HYPERPARAMETERS.items():
         text = str(given.get(name, default))
@@ -63,7 +68,9 @@ def read_hyperparameters(given: Mapping[str, str]) -> dict[str, Any]:
             raise TrainingError(f"hyperparameter {name}: {value} is not between {lowest} and {highest}")
         values[name] = value
     if values["algorithm"] not in ALGORITHMS:
-        raise TrainingError(f"hyperparameter algorithm: {values['algorithm']!r} is not one of {', '.join(ALGORITHMS)}")
+        raise TrainingError(
+            f"hyperparameter algorithm: {values['algorithm']!r} is not one of {', '.join(ALGORITHMS)}"
+        )
     return values
 
 
@@ -88,9 +95,13 @@ def build_pipeline(features: Sequence[Mapping[str, str]], values: Mapping[str, A
         )
     else:
         classifier = LogisticRegression(
-            C=values["inverse_regularization"], max_iter=values["max_iterations"], random_state=values["random_seed"]
+            C=values["inverse_regularization"],
+            max_iter=values["max_iterations"],
+            random_state=values["random_seed"],
         )
-    columns = ColumnTransformer([("numbers", number_steps, numbers), ("categories", category_steps, categories)])
+    columns = ColumnTransformer(
+        [("numbers", number_steps, numbers), ("categories", category_steps, categories)]
+    )
     return Pipeline([("columns", columns), ("classifier", classifier)])
 
 
@@ -101,13 +112,16 @@ def read_part(folder: Path, description: Mapping[str, Any]) -> tuple[pd.DataFram
         raise TrainingError(f"{folder}: no CSV file; is the channel connected to the preprocessing step?")
     kinds = {f["name"]: (float if f["kind"] == "number" else str) for f in description["features"]}
     frame = pd.concat(
-        [pd.read_csv(file, dtype=kinds, keep_default_na=False, na_values=[""]) for file in files], ignore_index=True
+        [pd.read_csv(file, dtype=kinds, keep_default_na=False, na_values=[""]) for file in files],
+        ignore_index=True,
     )
     labels = (frame[description["target"]].astype(str) == description["positive_class"]).to_numpy(dtype=int)
     return frame[list(kinds)], labels
 
 
-def train(train_dir: Path, validation_dir: Path, model_dir: Path, given: Mapping[str, str]) -> dict[str, float]:
+def train(
+    train_dir: Path, validation_dir: Path, model_dir: Path, given: Mapping[str, str]
+) -> dict[str, float]:
     """Fit, save the model, and return the metrics on the validation part."""
     values = read_hyperparameters(given)
     description_file = train_dir / "features.json"
@@ -126,7 +140,10 @@ def train(train_dir: Path, validation_dir: Path, model_dir: Path, given: Mapping
     model = Model(pipeline, metadata)
     validation, truth = read_part(validation_dir, description)
     scores = np.array(probabilities(validation, model))
-    metrics = {"auc": float(roc_auc_score(truth, scores)), "accuracy": float(accuracy_score(truth, scores >= 0.5))}
+    metrics = {
+        "auc": float(roc_auc_score(truth, scores)),
+        "accuracy": float(accuracy_score(truth, scores >= 0.5)),
+    }
     metadata["validation"] = metrics
     save_model(model, model_dir)
     return metrics
@@ -137,18 +154,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     root = Path("/opt/ml")
     data = root / "input/data"
     environment = os.environ
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", nargs="?", choices=["train"], default="train", help="SageMaker passes 'train'")
-    parser.add_argument("--train", type=Path, default=Path(environment.get("SM_CHANNEL_TRAIN", data / "train")))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "command", nargs="?", choices=["train"], default="train", help="SageMaker passes 'train'"
+    )
+    parser.add_argument(
+        "--train", type=Path, default=Path(environment.get("SM_CHANNEL_TRAIN", data / "train"))
+    )
     parser.add_argument(
         "--validation", type=Path, default=Path(environment.get("SM_CHANNEL_VALIDATION", data / "validation"))
     )
-    parser.add_argument("--model-dir", type=Path, default=Path(environment.get("SM_MODEL_DIR", root / "model")))
-    parser.add_argument("--output-dir", type=Path, default=Path(environment.get("SM_OUTPUT_DIR", root / "output")))
+    parser.add_argument(
+        "--model-dir", type=Path, default=Path(environment.get("SM_MODEL_DIR", root / "model"))
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path(environment.get("SM_OUTPUT_DIR", root / "output"))
+    )
     parser.add_argument(
         "--config-dir", type=Path, default=Path(environment.get("SM_INPUT_CONFIG_DIR", root / "input/config"))
     )
-    parser.add_argument("--hyperparameter", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
+    parser.add_argument(
+        "--hyperparameter", action="append", default=[], metavar="NAME=VALUE", help="may be repeated"
+    )
     args = parser.parse_args(argv)
     try:
         file = args.config_dir / "hyperparameters.json"

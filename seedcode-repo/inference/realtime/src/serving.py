@@ -1,8 +1,8 @@
 """The web application of the endpoint: GET /ping and POST /invocations, as SageMaker hosting asks for.
 
-Takes text/csv (rows without a header, features in order) or application/json:
-{"instances": [[...], ...]} or {"instances": [{"age": 35, ...}, ...]}. Answers in the form that Accept asks for: text/csv gives
-one probability a row, application/json gives {"predictions": [{"probability": 0.12, "label": "good"}, ...]}.
+Takes text/csv (rows without a header, features in order) or application/json: {"instances": [[...], ...]} or
+{"instances": [{"age": 35, ...}, ...]}. Answers in the form that Accept asks for: text/csv gives one
+probability a row, application/json gives {"predictions": [{"probability": 0.12, "label": "good"}, ...]}.
 
 On a laptop:  SM_MODEL_DIR=build/model python containers/inference/serve
 """
@@ -46,7 +46,11 @@ def parse_json(text: str, features: Sequence[str]) -> list[list[Any]]:
             missing = [name for name in features if name not in instance]
             unknown = [name for name in instance if name not in features]
             if missing or unknown:
-                what = f"missing {', '.join(map(repr, missing))}" if missing else f"unknown {', '.join(map(repr, unknown))}"
+                what = (
+                    f"missing {', '.join(map(repr, missing))}"
+                    if missing
+                    else f"unknown {', '.join(map(repr, unknown))}"
+                )
                 raise BadRequest(f"row {number}: {what}; a missing value is null")
             rows.append([instance[name] for name in features])
         elif isinstance(instance, list):
@@ -78,7 +82,7 @@ def write_scores(scores: Sequence[float], accept: str, model: Model) -> str:
 
 
 def create_app(model_dir: Path | None = None) -> Flask:
-    """Load the model and return the application; a model that cannot be loaded stops the server with its reason."""
+    """Load the model and return the application; a model that cannot be loaded stops the server."""
     model = load_model(model_dir or Path(os.environ.get("SM_MODEL_DIR", "/opt/ml/model")))
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
@@ -95,7 +99,11 @@ def create_app(model_dir: Path | None = None) -> Flask:
         content_type = request.mimetype or CSV
         if content_type not in (CSV, JSON):
             return refuse(415, f"Content-Type {content_type!r} is not supported; use {CSV} or {JSON}")
-        accept = request.accept_mimetypes.best_match([content_type, CSV, JSON]) if request.accept_mimetypes else content_type
+        accept = (
+            request.accept_mimetypes.best_match([content_type, CSV, JSON])
+            if request.accept_mimetypes
+            else content_type
+        )
         if accept is None:
             return refuse(406, f"Accept {request.headers['Accept']!r} is not supported; use {CSV} or {JSON}")
         try:

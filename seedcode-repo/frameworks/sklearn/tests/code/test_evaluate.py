@@ -1,4 +1,4 @@
-"""The metrics are right, in the format of Model Monitor, and read from a model archive as SageMaker makes it."""
+"""The metrics are right, in the format of Model Monitor; a model archive of SageMaker is read."""
 
 import json
 import tarfile
@@ -23,7 +23,9 @@ def test_the_metrics_of_a_small_example():
 
 
 def test_few_rows_have_no_standard_deviation():
-    assert evaluate.report(TRUTH, SCORES)["binary_classification_metrics"]["auc"]["standard_deviation"] == "NaN"
+    assert (
+        evaluate.report(TRUTH, SCORES)["binary_classification_metrics"]["auc"]["standard_deviation"] == "NaN"
+    )
 
 
 def test_many_rows_have_one():
@@ -43,7 +45,12 @@ def test_the_archive_of_a_training_job_is_read(model_dir: Path, parts: Path, tmp
     with tarfile.open(tmp_path / "model" / "model.tar.gz", "w:gz") as tar:
         for file in model_dir.iterdir():
             tar.add(file, file.name)
-    assert evaluate.main([f"--model={tmp_path / 'model'}", f"--test={parts / 'test'}", f"--output={tmp_path / 'out'}"]) == 0
+    assert (
+        evaluate.main(
+            [f"--model={tmp_path / 'model'}", f"--test={parts / 'test'}", f"--output={tmp_path / 'out'}"]
+        )
+        == 0
+    )
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert report == evaluate.run(model_dir, parts / "test", tmp_path / "again")
     assert report["dataset"]["item_count"] == 200

@@ -20,7 +20,9 @@ def test_a_missing_column_is_named(raw: pd.DataFrame):
 
 def test_a_text_in_a_number_column_is_named_with_its_row(raw: pd.DataFrame):
     raw.loc[7, "age"] = "old"
-    with pytest.raises(preprocess.DataError, match=r"column 'age', row 8: 'old' is not a number \(1 such rows\)"):
+    with pytest.raises(
+        preprocess.DataError, match=r"column 'age', row 8: 'old' is not a number \(1 such rows\)"
+    ):
         preprocess.check(raw, "credit_risk", "bad")
 
 
@@ -55,7 +57,11 @@ def test_too_few_rows_of_a_class_are_refused(raw: pd.DataFrame):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "the file is empty"), ("age,job\n", "a header but no rows"), (b"\xff\xfe\x00a", "not a CSV file in UTF-8")],
+    [
+        ("", "the file is empty"),
+        ("age,job\n", "a header but no rows"),
+        (b"\xff\xfe\x00a", "not a CSV file in UTF-8"),
+    ],
     ids=["empty", "header only", "not text"],
 )
 def test_a_file_without_rows_is_refused(tmp_path: Path, content: str | bytes, message: str):

@@ -53,7 +53,9 @@ def test_the_reason_of_a_failure_is_written_for_sagemaker(tmp_path: Path):
     (tmp_path / "config").mkdir()
     (tmp_path / "output").mkdir()
     (tmp_path / "config" / "hyperparameters.json").write_text('{"trees": "none"}')
-    code = train.main(["train", "--config-dir", str(tmp_path / "config"), "--output-dir", str(tmp_path / "output")])
+    code = train.main(
+        ["train", "--config-dir", str(tmp_path / "config"), "--output-dir", str(tmp_path / "output")]
+    )
     assert code == 1
     assert (tmp_path / "output" / "failure").read_text() == "hyperparameter trees: 'none' is not of type int"
 

@@ -1,4 +1,4 @@
-"""What the model relies on in the data: columns, values, ranges, balance, and no leak from the test rows into training."""
+"""What the model relies on in the data: columns, values, ranges, balance, and no leak into training."""
 
 from pathlib import Path
 
@@ -53,7 +53,12 @@ def test_categories_are_few_and_clean(frame: pd.DataFrame, column: str):
 
 def test_no_applicant_is_in_two_parts(parts: Path):
     rows = {
-        name: set(map(tuple, pd.read_csv(parts / name / f"{name}.csv", dtype=str)[list(preprocess.FEATURES)].to_numpy()))
+        name: set(
+            map(
+                tuple,
+                pd.read_csv(parts / name / f"{name}.csv", dtype=str)[list(preprocess.FEATURES)].to_numpy(),
+            )
+        )
         for name in ("train", "validation", "test")
     }
     assert not rows["train"] & rows["test"]

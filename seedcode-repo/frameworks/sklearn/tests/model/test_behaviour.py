@@ -31,11 +31,19 @@ def test_it_beats_the_constant_answer(model_dir: Path, parts: Path, tmp_path: Pa
         ("credit_amount", 1000, 15000),
         ("checking_account", "no_account", "below_0_dm"),
         ("savings_account", "1000_dm_or_more", "below_100_dm"),
-        ("credit_history", "critical_or_elsewhere", "no_credits_taken"),  # holds in this sample, see data/README.md
+        (
+            "credit_history",
+            "critical_or_elsewhere",
+            "no_credits_taken",
+        ),  # holds in this sample, see data/README.md
     ],
 )
-def test_risk_moves_in_the_known_direction(applicants: pd.DataFrame, model, feature: str, safe: object, risky: object):
-    assert average(applicants, model, **{feature: risky}) > average(applicants, model, **{feature: safe}) + 0.02
+def test_risk_moves_in_the_known_direction(
+    applicants: pd.DataFrame, model, feature: str, safe: object, risky: object
+):
+    assert (
+        average(applicants, model, **{feature: risky}) > average(applicants, model, **{feature: safe}) + 0.02
+    )
 
 
 def test_the_order_of_rows_does_not_matter(applicants: pd.DataFrame, model):
@@ -55,7 +63,10 @@ def test_the_telephone_matters_little(applicants: pd.DataFrame, model):
 
 
 def test_unknown_and_missing_values_still_give_a_probability(applicants: pd.DataFrame, model):
-    rows = [["" for _ in model.features], ["moon_base" if isinstance(v, str) else 1 for v in applicants.iloc[0]]]
+    rows = [
+        ["" for _ in model.features],
+        ["moon_base" if isinstance(v, str) else 1 for v in applicants.iloc[0]],
+    ]
     assert all(0 < score < 1 for score in inference.probabilities(inference.to_frame(rows, model), model))
 
 

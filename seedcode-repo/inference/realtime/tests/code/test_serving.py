@@ -1,4 +1,4 @@
-"""The endpoint's contract: /ping, /invocations in CSV and JSON, and a clear refusal that names row and column."""
+"""The endpoint's contract: /ping, /invocations in CSV and JSON, and refusals that name row and column."""
 
 import io
 import json
@@ -63,7 +63,10 @@ def csv_with(applicants: pd.DataFrame, column: str, value: str) -> str:
 def test_a_bad_number_is_named_with_row_and_column(client, applicants: pd.DataFrame):
     for value in ("old", "inf"):
         answer = post(client, csv_with(applicants, "age", value))
-        assert (answer.status_code, answer.get_json()["error"]) == (400, f"row 2, column 'age': '{value}' is not a number")
+        assert (answer.status_code, answer.get_json()["error"]) == (
+            400,
+            f"row 2, column 'age': '{value}' is not a number",
+        )
 
 
 def test_an_empty_value_is_imputed(client, applicants: pd.DataFrame):
@@ -84,7 +87,18 @@ def test_an_empty_value_is_imputed(client, applicants: pd.DataFrame):
         ('{"instances": [{"age": 5}]}', "application/json", 400, "row 1: missing 'checking_account'"),
         ("x", "image/png", 415, "Content-Type 'image/png' is not supported"),
     ],
-    ids=["empty", "few values", "open quote", "not text", "not json", "no instances", "no rows", "a number", "keys", "type"],
+    ids=[
+        "empty",
+        "few values",
+        "open quote",
+        "not text",
+        "not json",
+        "no instances",
+        "no rows",
+        "a number",
+        "keys",
+        "type",
+    ],
 )
 def test_a_bad_request_is_refused(client, body: str | bytes, content_type: str, status: int, message: str):
     answer = post(client, body, content_type)
@@ -94,7 +108,10 @@ def test_a_bad_request_is_refused(client, body: str | bytes, content_type: str, 
 
 def test_a_header_is_refused(client, model):
     answer = post(client, ",".join(model.features) + "\n")
-    assert (answer.status_code, answer.get_json()["error"]) == (400, "row 1 is a header: send the values only")
+    assert (answer.status_code, answer.get_json()["error"]) == (
+        400,
+        "row 1 is a header: send the values only",
+    )
 
 
 def test_an_unknown_json_key_is_named(client, applicants: pd.DataFrame):

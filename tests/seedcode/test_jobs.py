@@ -1,0 +1,349 @@
+"""The scripts as jobs: from raw data to an endpoint in processes of their own, and how each of them refuses bad input."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+FIRST_ANSWER_SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def source(project: Path) -> Path:
+    return project / "src"
+
+
+@pytest.fixture(scope="module")
+def processed(run: Callable, project: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a processing job leaves in /opt/ml/processing/output."""
+    output = tmp_path_factory.mktemp("processing")
+    done = run(source / "preprocess.py", "--input", project / "data", "--output", output)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def training_environment(root: Path, data: Path, environment: dict[str, str]) -> dict[str, str]:
+    """The variables that stand for the folders below /opt/ml in a training container."""
+    return environment | {
+        "SM_CHANNEL_TRAIN": str(data / "train"),
+        "SM_CHANNEL_VALIDATION": str(data / "validation"),
+        "SM_MODEL_DIR": str(root / "model"),
+        "SM_OUTPUT_DIR": str(root / "output"),
+        "SM_INPUT_CONFIG_DIR": str(root / "input" / "config"),
+    }
+
+
+def training_folder(root: Path, hyperparameters: dict[str, str]) -> None:
+    for name in ("model", "output", "input/config"):
+        (root / name).mkdir(parents=True)
+    (root / "input" / "config" / "hyperparameters.json").write_text(json.dumps(hyperparameters))
+
+
+@pytest.fixture(scope="module")
+def trained(
+    run: Callable,
+    source: Path,
+    processed: Path,
+    config: dict[str, Any],
+    environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> SimpleNamespace:
+    """What a training job leaves in /opt/ml: folder and log."""
+    root = tmp_path_factory.mktemp("training")
+    training_folder(root, {name: str(value) for name, value in config["training"]["hyperparameters"].items()})
+    done = run(source / "train.py", "train", env=training_environment(root, processed, environment))
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(root=root, log=done.stdout)
+
+
+@pytest.fixture(scope="module")
+def evaluation(
+    run: Callable,
+    source: Path,
+    processed: Path,
+    trained: SimpleNamespace,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
+    """evaluation.json, from the archive that SageMaker makes of the model folder."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    (folder / "model").mkdir()
+    with tarfile.open(folder / "model" / "model.tar.gz", "w:gz") as archive:
+        for file in (trained.root / "model").iterdir():
+            archive.add(file, file.name)
+    done = run(
+        source / "evaluate.py",
+        *("--model", folder / "model", "--test", processed / "test", "--output", folder / "out"),
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "out" / "evaluation.json").read_text())
+
+
+def test_training_logs_the_metrics_that_the_metric_definitions_look_for(trained: SimpleNamespace):
+    lines = dict(line.removeprefix("validation:").split("=") for line in trained.log.splitlines())
+    assert set(lines) == {"auc", "accuracy"} and all(0.5 < float(value) < 1 for value in lines.values())
+
+
+def test_the_model_reaches_the_threshold_of_mlops_yml(evaluation: dict[str, Any], config: dict[str, Any]):
+    metrics = evaluation["binary_classification_metrics"]
+    assert metrics[config["evaluation"]["metric"]]["value"] >= config["evaluation"]["threshold"]
+
+
+@pytest.mark.parametrize("metric", ["auc", "accuracy", "f1", "precision", "recall"])
+def test_every_metric_that_mlops_yml_may_name_is_there(evaluation: dict[str, Any], metric: str):
+    assert 0 <= evaluation["binary_classification_metrics"][metric]["value"] <= 1
+
+
+def test_the_report_has_the_form_of_model_monitor(evaluation: dict[str, Any]):
+    metrics = evaluation["binary_classification_metrics"]
+    assert evaluation["version"] == 0.0 and evaluation["dataset"] == {"item_count": 200}
+    assert sum(sum(row.values()) for row in metrics["confusion_matrix"].values()) == 200
+    curves = {"receiver_operating_characteristic_curve", "precision_recall_curve", "confusion_matrix"}
+    for name, entry in metrics.items():
+        assert name in curves or set(entry) == {"value", "standard_deviation"}, name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: "", "preprocess: data.csv: the file is empty"),
+        (lambda text: text.splitlines()[0] + "\n", "preprocess: data.csv: the file has a header but no rows"),
+        (lambda text: text.replace(",age,", ",years,", 1), "preprocess: missing column 'age'; the file has"),
+        (
+            lambda text: text.replace(",radio_tv,1169,", ",radio_tv,much,", 1),
+            "preprocess: column 'credit_amount', row 1: 'much' is not a number",
+        ),
+        (lambda text: text.replace(",bad\n", ",good\n"), "must have two classes, one of them 'bad'"),
+    ],
+    ids=["empty", "no rows", "missing column", "not a number", "one class"],
+)
+def test_preprocessing_refuses_bad_data_in_one_sentence(
+    run: Callable, project: Path, source: Path, tmp_path: Path, change: Callable[[str], str], message: str
+):
+    text = (project / "data" / "german_credit.csv").read_text(encoding="utf-8")
+    (tmp_path / "data.csv").write_text(change(text), encoding="utf-8")
+    done = run(source / "preprocess.py", "--input", tmp_path / "data.csv", "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_that_fails_leaves_its_reason(
+    run: Callable, source: Path, processed: Path, environment: dict[str, str], tmp_path: Path
+):
+    training_folder(tmp_path, {"algorithm": "magic"})
+    done = run(source / "train.py", "train", env=training_environment(tmp_path, processed, environment))
+    reason = "hyperparameter algorithm: 'magic' is not one of logistic_regression, gradient_boosting"
+    assert (done.returncode, (tmp_path / "output" / "failure").read_text()) == (1, reason)
+    assert reason in done.stderr and not list((tmp_path / "model").iterdir())
+
+
+def test_an_unforeseen_error_leaves_its_kind_and_a_traceback(
+    run: Callable, source: Path, processed: Path, environment: dict[str, str], tmp_path: Path
+):
+    training_folder(tmp_path, {})
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "features.json").write_text("{}")
+    (tmp_path / "train" / "train.csv").write_text("a\n1\n")
+    variables = training_environment(tmp_path, processed, environment) | {
+        "SM_CHANNEL_TRAIN": str(tmp_path / "train")
+    }
+    done = run(source / "train.py", "train", env=variables)
+    assert (done.returncode, (tmp_path / "output" / "failure").read_text()) == (1, "KeyError: 'features'")
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["preprocess.py", "train.py", "evaluate.py"])
+def test_help_names_the_arguments(run: Callable, source: Path, script: str):
+    done = run(source / script, "--help")
+    assert done.returncode == 0 and "On a laptop:" in done.stdout
+
+
+# ------------------------------------------------------------ the endpoint
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Server:
+    """The model server in a process of its own."""
+
+    def __init__(self, project: Path, model: Path, environment: dict[str, str], log: Path) -> None:
+        self.url = f"http://127.0.0.1:{(port := free_port())}"
+        self.log = log
+        with log.open("w") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, str(project / "containers" / "inference" / "serve"), "serve"],
+                env=environment
+                | {
+                    "SM_MODEL_DIR": str(model),
+                    "BIND_ADDRESS": "127.0.0.1",
+                    "SAGEMAKER_BIND_TO_PORT": str(port),
+                },
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        """Wait for /ping."""
+        end = time.monotonic() + FIRST_ANSWER_SECONDS
+        while self.process.poll() is None and time.monotonic() < end:
+            try:
+                assert self.ask("/ping")[0] == 200
+            except OSError:
+                time.sleep(0.1)
+            else:
+                return
+        pytest.fail(f"no answer to /ping:\n{self.log.read_text()}")
+
+    def ask(self, path: str, body: str | None = None, content_type: str = "text/csv") -> tuple[int, str]:
+        """Send a request; status and body of the answer."""
+        data = None if body is None else body.encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": content_type})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def stop(self) -> int:
+        """End it as SageMaker does, and return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(20)
+        finally:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def server(
+    project: Path,
+    trained: SimpleNamespace,
+    environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Server]:
+    started = Server(project, trained.root / "model", environment, tmp_path_factory.mktemp("serve") / "log")
+    try:
+        started.wait()
+        yield started
+    finally:
+        started.stop()
+
+
+def raw_rows(project: Path, count: int) -> str:
+    lines = (project / "data" / "german_credit.csv").read_text(encoding="utf-8").splitlines()[1 : count + 1]
+    return "".join(line.rsplit(",", 1)[0] + "\n" for line in lines)
+
+
+def test_the_endpoint_scores_raw_rows(server: Server, project: Path):
+    status, text = server.ask("/invocations", raw_rows(project, 1000))
+    scores = [float(line) for line in text.splitlines()]
+    assert status == 200 and len(scores) == 1000 and all(0 <= score <= 1 for score in scores)
+
+
+def test_the_endpoint_gives_what_the_evaluation_judged(
+    server: Server, processed: Path, evaluation: dict[str, Any]
+):
+    lines = (processed / "test" / "test.csv").read_text(encoding="utf-8").splitlines()[1:]
+    _, text = server.ask("/invocations", "".join(line.rsplit(",", 1)[0] + "\n" for line in lines))
+    right = [
+        (float(score) >= 0.5) == line.endswith(",bad")
+        for score, line in zip(text.splitlines(), lines, strict=True)
+    ]
+    accuracy = evaluation["binary_classification_metrics"]["accuracy"]["value"]
+    assert sum(right) / len(right) == pytest.approx(accuracy)
+
+
+def test_the_endpoint_refuses_a_bad_row(server: Server, project: Path):
+    row = raw_rows(project, 1).replace(",1169,", ",much,")
+    status, text = server.ask("/invocations", row)
+    assert (status, json.loads(text)) == (
+        400,
+        {"error": "row 1, column 'credit_amount': 'much' is not a number"},
+    )
+    assert server.ask("/somewhere")[0] == 404
+
+
+def test_the_server_ends_when_asked_and_leaves_no_process(
+    project: Path, trained: SimpleNamespace, environment: dict[str, str], tmp_path: Path
+):
+    started = Server(project, trained.root / "model", environment, tmp_path / "log")
+    started.wait()
+    assert started.stop() == 0
+    with pytest.raises(ProcessLookupError):
+        os.killpg(started.process.pid, 0)
+
+
+def test_the_server_ends_by_itself_when_the_model_cannot_be_loaded(
+    project: Path, environment: dict[str, str], tmp_path: Path
+):
+    started = Server(project, tmp_path, environment, tmp_path / "log")
+    assert started.process.wait(20) != 0
+    assert "no metadata.json there" in started.log.read_text()
+
+
+def test_the_server_ends_when_one_of_its_processes_dies(
+    project: Path, trained: SimpleNamespace, environment: dict[str, str], tmp_path: Path
+):
+    """nginx is a stand-in that dies: gunicorn must not be left behind alone."""
+    fake = tmp_path / "bin" / "nginx"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\nsleep 1\nexit 3\n")
+    fake.chmod(0o755)
+    path = {"PATH": f"{fake.parent}{os.pathsep}{environment['PATH']}"}
+    started = Server(project, trained.root / "model", environment | path, tmp_path / "log")
+    assert started.process.wait(20) == 3
+    with pytest.raises(ProcessLookupError):
+        os.killpg(started.process.pid, 0)
+
+
+@pytest.fixture
+def serve(project: Path) -> ModuleType:
+    """containers/inference/serve as a module."""
+    loader = SourceFileLoader("serve", str(project / "containers" / "inference" / "serve"))
+    module = module_from_spec(spec_from_loader("serve", loader))
+    loader.exec_module(module)
+    return module
+
+
+def test_gunicorn_is_alone_without_nginx(serve: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(serve.shutil, "which", lambda name: None)
+    monkeypatch.setenv("SAGEMAKER_BIND_TO_PORT", "9001")
+    (gunicorn,) = serve.commands(tmp_path)
+    assert gunicorn[gunicorn.index("--bind") + 1] == "0.0.0.0:9001"
+    assert gunicorn[gunicorn.index("--workers") + 1] == str(serve.cores())
+
+
+def test_nginx_is_in_front_where_it_is_installed(
+    serve: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(serve.shutil, "which", lambda name: "/usr/sbin/nginx")
+    monkeypatch.setenv("SAGEMAKER_MODEL_SERVER_WORKERS", "3")
+    monkeypatch.delenv("SAGEMAKER_BIND_TO_PORT", raising=False)
+    gunicorn, nginx = serve.commands(tmp_path)
+    assert nginx == ["/usr/sbin/nginx", "-c", f"{tmp_path}/nginx.conf", "-p", str(tmp_path)]
+    assert gunicorn[gunicorn.index("--bind") + 1] == f"unix:{tmp_path}/gunicorn.sock"
+    assert gunicorn[gunicorn.index("--workers") + 1] == "3"
+    text = (tmp_path / "nginx.conf").read_text()
+    assert "listen 0.0.0.0:8080" in text and f"server unix:{tmp_path}/gunicorn.sock" in text
+    assert "${" not in text.split("# serve fills in", 1)[1].split("\n", 1)[1] and "$http_host" in text
+    assert text.count("{") == text.count("}")

@@ -1,0 +1,197 @@
+"""The pipeline definition: valid for SageMaker, the same in every process, wired as the platform expects."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from mlops_cicd.config import load_config
+from mlops_cicd.definition_lint import lint
+
+DEFINE = Path(__file__).with_name("define_pipeline.py")
+
+Run = Callable[..., subprocess.CompletedProcess]
+Define = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def define(run: Run, project: Path, environment: dict[str, str]) -> Define:
+    """Make a definition in a process of its own: its text, and the objects that were uploaded."""
+
+    def definer(settings: dict[str, Any], **variables: str) -> dict[str, Any]:
+        done = run(DEFINE, project, input=json.dumps(settings), env=environment | variables)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout)
+
+    return definer
+
+
+@pytest.fixture(scope="module")
+def settings(make_settings: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return make_settings()
+
+
+@pytest.fixture(scope="module")
+def defined(define: Define, settings: dict[str, Any]) -> dict[str, Any]:
+    return define(settings)
+
+
+@pytest.fixture(scope="module")
+def definition(defined: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(defined["definition"])
+
+
+@pytest.fixture(scope="module")
+def steps(definition: dict[str, Any]) -> dict[str, Any]:
+    """All steps by name, those inside the condition too."""
+    outer = {step["Name"]: step for step in definition["Steps"]}
+    inner = outer["CheckQuality"]["Arguments"]
+    return outer | {step["Name"]: step for step in [*inner["IfSteps"], *inner["ElseSteps"]]}
+
+
+def jobs(steps: dict[str, Any]) -> dict[str, Any]:
+    return {name: step for name, step in steps.items() if step["Type"] in ("Processing", "Training")}
+
+
+def test_two_processes_make_the_same_definition(define: Define, settings: dict, defined: dict[str, Any]):
+    assert define(settings, PYTHONHASHSEED="7", TZ="Asia/Tokyo") == defined
+
+
+def test_the_api_would_accept_it(definition: dict[str, Any]):
+    client = boto3.client("sagemaker", region_name="us-east-1")
+    assert lint(definition, client.meta.service_model) == []
+
+
+def test_the_steps_and_what_they_are(steps: dict[str, Any]):
+    assert {name: step["Type"] for name, step in steps.items()} == {
+        "Preprocess": "Processing",
+        "Train": "Training",
+        "Evaluate": "Processing",
+        "DataQualityBaseline": "Processing",
+        "CheckQuality": "Condition",
+        "RegisterModel": "RegisterModel",
+        "QualityTooLow": "Fail",
+    }
+
+
+def test_every_job_is_cached_tagged_encrypted_and_in_the_vpc(steps: dict[str, Any], settings: dict):
+    for name, step in jobs(steps).items():
+        arguments = step["Arguments"]
+        assert step["CacheConfig"] == {"Enabled": True, "ExpireAfter": "P30D"}, name
+        assert arguments["Tags"] == settings["tags"], name
+        assert arguments["RoleArn"] == settings["role_arn"], name
+        vpc = arguments.get("VpcConfig") or arguments["NetworkConfig"]["VpcConfig"]
+        assert vpc == {"Subnets": settings["subnets"], "SecurityGroupIds": settings["security_groups"]}, name
+        resources = arguments.get("ResourceConfig") or arguments["ProcessingResources"]["ClusterConfig"]
+        output = arguments.get("OutputDataConfig") or arguments["ProcessingOutputConfig"]
+        assert resources["VolumeKmsKeyId"] == output["KmsKeyId"] == settings["key_arn"], name
+
+
+def test_the_settings_of_mlops_yml_arrive(definition: dict[str, Any], steps: dict[str, Any], config: dict):
+    defaults = {parameter["Name"]: parameter["DefaultValue"] for parameter in definition["Parameters"]}
+    assert defaults["ProcessingInstanceType"] == config["processing"]["instance_type"]
+    assert defaults["TrainingInstanceType"] == config["training"]["instance_type"]
+    assert defaults["MetricThreshold"] == config["evaluation"]["threshold"]
+    train = steps["Train"]["Arguments"]
+    assert train["HyperParameters"] == {k: str(v) for k, v in config["training"]["hyperparameters"].items()}
+    assert train["EnableManagedSpotTraining"] is config["training"]["use_spot"]
+    seconds = config["training"]["max_runtime_minutes"] * 60
+    assert train["StoppingCondition"] == {"MaxRuntimeInSeconds": seconds, "MaxWaitTimeInSeconds": 2 * seconds}
+
+
+def test_the_data_is_uploaded_once_under_its_hash_with_the_projects_key(
+    defined: dict[str, Any], definition: dict[str, Any], project: Path, settings: dict
+):
+    file = project / settings["config"]["data"]["source"]
+    key = f"data/{hashlib.sha256(file.read_bytes()).hexdigest()}/{file.name}"
+    assert defined["objects"] == {key: [file.stat().st_size, settings["key_arn"]]}
+    defaults = {parameter["Name"]: parameter["DefaultValue"] for parameter in definition["Parameters"]}
+    assert defaults["InputDataUri"] == f"s3://{settings['bucket']}/{key}"
+
+
+def test_data_in_s3_is_used_where_it_is(define: Define, make_settings: Callable, config: dict):
+    source = "s3://another-bucket/credit/2026.csv"
+    defined = define(make_settings(config={**config, "data": {**config["data"], "source": source}}))
+    defaults = {p["Name"]: p["DefaultValue"] for p in json.loads(defined["definition"])["Parameters"]}
+    assert (defaults["InputDataUri"], defined["objects"]) == (source, {})
+
+
+def test_a_data_file_that_is_not_there_is_named(
+    run: Run, project: Path, make_settings: Callable, config: dict
+):
+    changed = make_settings(config={**config, "data": {**config["data"], "source": "data/missing.csv"}})
+    done = run(DEFINE, project, input=json.dumps(changed))
+    assert done.returncode != 0
+    assert "data.source is 'data/missing.csv', and there is no such file" in done.stderr
+
+
+def test_the_registered_version_says_where_it_is_from(steps: dict[str, Any], settings: dict):
+    register = steps["RegisterModel"]["Arguments"]
+    assert register["ModelApprovalStatus"] == "PendingManualApproval"
+    assert register["ModelPackageGroupName"] == settings["model_package_group"]
+    assert register["CustomerMetadataProperties"] == {
+        "commit": settings["commit"],
+        "project_id": settings["project_id"],
+        "data_uri": {"Get": "Parameters.InputDataUri"},
+        "preprocessing_image": settings["images"]["preprocessing"],
+    }
+    (container,) = register["InferenceSpecification"]["Containers"]
+    assert container["Image"] == settings["images"]["inference"]
+    assert container["ModelDataUrl"] == {"Get": "Steps.Train.ModelArtifacts.S3ModelArtifacts"}
+    assert register["InferenceSpecification"]["SupportedContentTypes"] == ["text/csv", "application/json"]
+
+
+def test_metrics_and_baselines_are_registered(steps: dict[str, Any]):
+    register = steps["RegisterModel"]["Arguments"]
+
+    def file(step: str, output: str, name: str) -> dict[str, Any]:
+        folder = {"Get": f"Steps.{step}.ProcessingOutputConfig.Outputs['{output}'].S3Output.S3Uri"}
+        uri = {"Std:Join": {"On": "/", "Values": [folder, name]}}
+        return {"ContentType": "application/json", "S3Uri": uri}
+
+    for kind in ("ModelMetrics", "DriftCheckBaselines"):
+        assert register[kind]["ModelQuality"] == {
+            "Statistics": file("Evaluate", "evaluation", "evaluation.json")
+        }
+        assert register[kind]["ModelDataQuality"] == {
+            "Statistics": file("DataQualityBaseline", "data_quality", "statistics.json"),
+            "Constraints": file("DataQualityBaseline", "data_quality", "constraints.json"),
+        }
+
+
+def test_the_refusal_says_metric_value_and_threshold(steps: dict[str, Any]):
+    values = steps["QualityTooLow"]["Arguments"]["ErrorMessage"]["Std:Join"]["Values"]
+    (condition,) = steps["CheckQuality"]["Arguments"]["Conditions"]
+    assert "auc" in values[0]
+    assert condition["Type"] == "GreaterThanOrEqualTo"
+    assert [values[1], values[3]] == [condition["LeftValue"], condition["RightValue"]]
+
+
+def test_without_registration_nothing_reaches_the_registry(define: Define, make_settings: Callable):
+    settings = make_settings(register=False, pipeline_name="mlops-p-abc123def456-experimental")
+    settings["images"].pop("inference")
+    settings.pop("monitor")
+    definition = json.loads(define(settings)["definition"])
+    assert [step["Name"] for step in definition["Steps"]] == [
+        "Preprocess",
+        "Train",
+        "Evaluate",
+        "CheckQuality",
+    ]
+    assert definition["Steps"][-1]["Arguments"]["IfSteps"] == []
+
+
+def test_a_small_change_of_settings_changes_the_definition(
+    define: Define, make_settings: Callable, config: dict, defined: dict[str, Any]
+):
+    changed = make_settings(config={**config, "data": {**config["data"], "seed": 43}})
+    assert define(changed)["definition"] != defined["definition"]
+
+
+def test_the_configuration_is_valid(project: Path):
+    assert load_config(project / "mlops.yml")["version"] == 1
