@@ -89,6 +89,21 @@ def start(
     return process.start([sys.executable, "-I", "-S", _SCRIPT, file], cwd=folder, env=environment_of(image, env), stdout=stdout)
 
 
+def build_argv(cache: Path, image: Image, folder: Path, argv: list[str], upper: Path) -> list[str]:
+    """The command that runs ``argv`` as a RUN of an image's build: what it changes is kept, files below ``upper`` and packages
+    in the image's own Python environment.
+
+    Raises ContainersUnavailable where the machine forbids namespaces.
+    """
+    check()
+    spec = _spec(image, folder, argv, ())
+    spec["upper"] = str(upper.resolve())
+    spec["keep"] = [str(p) for p in {cache, folder, image.rootfs, *_python_of(image.python_env)}]
+    file = folder / "container.json"
+    file.write_text(json.dumps(spec))
+    return [sys.executable, "-I", "-S", str(_SCRIPT), str(file)]
+
+
 def _spec(image: Image, folder: Path, argv: list[str], hosts: Iterable[str]) -> dict[str, Any]:
     folders = {"tmp": folder / "tmp", "root": folder / "home"}
     for path in (*folders.values(), folder / "ml", folder / "scratch"):

@@ -51,9 +51,10 @@ def bind(source: str | Path, target: str | Path) -> None:
     mount(source, target, "", BIND | REC)
 
 
-def overlay(target: Path, scratch: Path, *layers: Path) -> None:
-    """Mount the layers (topmost first) over each other on ``target``, writable in memory."""
-    upper, work = scratch / "upper", scratch / "work"
+def overlay(target: Path, scratch: Path, *layers: Path, upper: Path | None = None) -> None:
+    """Mount the layers (topmost first) over each other on ``target``, writable in memory or in the folder ``upper``."""
+    work = upper.with_name(f"{upper.name}.work") if upper else scratch / "work"  # on the file system of the upper folder
+    upper = upper or scratch / "upper"
     for folder in (upper, work):
         folder.mkdir(parents=True, exist_ok=True)
     lower = ":".join(str(layer).replace("\\", "\\\\").replace(":", "\\:") for layer in layers)
@@ -96,7 +97,8 @@ def build(spec: dict, scratch: Path) -> Path:
             target.mkdir(parents=True, exist_ok=True)
             bind(path, target)
     environment = Path(spec["python_env"])
-    overlay(root / environment.relative_to("/"), scratch / "environment", environment)
+    if not spec.get("upper"):  # a build installs into it; what runs later must not change it
+        overlay(root / environment.relative_to("/"), scratch / "environment", environment)
     bind(spec["ml"], root / "opt/ml")
     return root
 
@@ -112,14 +114,15 @@ def _private(spec: dict, name: str, target: Path, own: Path | None) -> None:
 def _overlaid(spec: dict, name: str, target: Path, scratch: Path, own: Path | None) -> None:
     host = Path("/", name)
     target.mkdir()
-    upper = scratch / "upper"
+    kept = Path(spec["upper"]) / name if spec.get("upper") else None
+    upper = kept or scratch / "upper"
     upper.mkdir(parents=True)
     if name == "etc":  # often mounted one by one or linked to /run: an overlay would miss them
         (upper / "hosts").write_text(_text("/etc/hosts") + "".join(f"127.0.0.1 {h}\n" for h in spec["hosts"]))
         (upper / "resolv.conf").write_text(_text("/etc/resolv.conf"))
     if name == "opt":
         (upper / "ml").mkdir()
-    overlay(target, scratch, *([own] if own else []), *([host] if host.is_dir() else []))
+    overlay(target, scratch, *([own] if own else []), *([host] if host.is_dir() else []), upper=kept)
     if own is None:
         for below in _mounted_below(host):
             if below.is_dir() and (target.parent / below.relative_to("/")).is_dir():
