@@ -148,6 +148,12 @@ def build(root: Path, version: str, bucket: str) -> Release:
         keys[name] = f"{version}/{kind}/{stem}.{short_hash(data)}.{suffix}"
         objects[keys[name]] = data
 
+    def add_folder(name: str, kind: str, files: Mapping[str, bytes]) -> None:
+        """A folder that is found by its prefix, which holds one hash of all of it."""
+        together = b"".join(file.encode() + files[file] for file in sorted(files))
+        keys[name] = f"{version}/{kind}/{short_hash(together)}"
+        objects.update({f"{keys[name]}/{file}": data for file, data in files.items()})
+
     cfn = read_under(root, names, "mlops-cfn")
     if "1-infra.yaml" not in cfn:
         raise ReleaseError(f"{root}/mlops-cfn/1-infra.yaml is missing")
@@ -158,11 +164,8 @@ def build(root: Path, version: str, bucket: str) -> Release:
         if file not in cfn:
             raise ReleaseError(f"{root}/mlops-cfn/{file} is missing")
         add(name, "templates", Path(file).stem, "yaml", cfn[file])
-    # a product finds its nested templates under a prefix: one hash over all of them
-    nested = read_under(root, names, "mlops-cfn/project")
-    digest = short_hash(b"".join(name.encode() + nested[name] for name in sorted(nested)))
-    keys["ProjectTemplatePrefix"] = f"{version}/templates/project/{digest}"
-    objects |= {f"{keys['ProjectTemplatePrefix']}/{name}": data for name, data in nested.items()}
+    # a product finds its nested templates under a prefix
+    add_folder("ProjectTemplatePrefix", "templates/project", read_under(root, names, "mlops-cfn/project"))
     for folder in sorted(
         {name.split("/")[1] for name in cfn if name.startswith("lambda/") and name.count("/") >= 2}
     ):
@@ -176,11 +179,10 @@ def build(root: Path, version: str, bucket: str) -> Release:
         f"{framework}-{inference}.zip": compose.zip_bytes(compose.compose(framework, inference, seedcode))
         for framework, inference in compose.combinations(seedcode)
     }
-    prefix = f"{version}/seeds/{short_hash(b''.join(seeds[name] for name in sorted(seeds)))}"
-    objects |= {f"{prefix}/{name}": data for name, data in seeds.items()}
+    add_folder("SeedPrefix", "seeds", seeds)
 
-    stamped = {**keys, "Bucket": bucket, "Version": version, "SeedPrefix": prefix}
+    stamped = {**keys, "Bucket": bucket, "Version": version}
     entry = stamp(cfn["1-infra.yaml"].decode(), stamped).encode()
     entry_key = f"{version}/1-infra.{short_hash(entry)}.yaml"
     objects[entry_key] = entry
-    return Release(version, bucket, entry_key, {**keys, "SeedPrefix": prefix}, objects)
+    return Release(version, bucket, entry_key, keys, objects)
