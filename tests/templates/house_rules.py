@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from cfnlint.decode import cfn_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -468,9 +469,23 @@ def domains_are_inside(template: Template) -> Iterator[str]:
             yield f"domain {name} makes a home file system, which survives it and blocks the deletion of the VPC"
 
 
+def strict_yaml(template: Template) -> Iterator[str]:
+    """The loader behind cfn-lint (libyaml) takes what stricter parsers, such as the one of CloudFormation, may refuse."""
+
+    class Loader(yaml.SafeLoader):  # pure Python
+        pass
+
+    Loader.add_multi_constructor("!", lambda loader, suffix, node: suffix)
+    try:
+        yaml.load(template.text, Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        yield f"line {mark.line + 1 if mark else '?'}: a strict YAML parser says: {getattr(error, 'problem', error)}"
+
+
 Rule = Callable[[Template], Iterator[str]]
 RULES: list[Rule] = [
-    section_order, described, parameters_described_and_constrained, defaults_fit, entry_defaults, interface_of_entries, entry_size,
+    strict_yaml, section_order, described, parameters_described_and_constrained, defaults_fit, entry_defaults, interface_of_entries, entry_size,
     names, no_export, no_literal_partition, no_join, both_policies_with_reason, custom_resources_time_out, statements_have_sids,
     wildcards_have_reasons, actions_are_named, roles_are_bounded, trust_is_guarded, resource_policies_are_guarded, pass_role_is_scoped,
     role_makers_set_the_boundary, policies_fit, no_way_out, endpoints_have_policies, logs_expire, buckets_are_closed, keys_rotate,
