@@ -33,7 +33,8 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "template_url": ("ministack.services.cloudformation.helpers:_resolve_document",),
     "alarm_dimensions": ("ministack.services.cloudwatch:_evaluate_alarm", "ministack.services.cloudwatch:_metrics",
                          "ministack.services.cloudwatch:_dims_key"),
-    "mail": ("ministack.services.sns:_fanout", "ministack.services.sns:_topic_by_arn_any_scope"),
+    "mail": ("ministack.services.sns:_fanout", "ministack.services.sns:_topic_by_arn_any_scope",
+             "ministack.services.sns:_resolve_message_for_protocol"),
     "trust_policies": ("ministack.services.iam:_trust_policy_not_principal_error",
                        "ministack.core.iam_evaluator:validate_policy_document"),
     "caller": ("ministack.services.sts:_sessions",),
@@ -298,9 +299,11 @@ def keep_mail(cloud: Cloud) -> None:
 
     def fanout(topic_arn: str, msg_id: str, message: str, subject: str, *rest: Any, **named: Any) -> Any:
         topic = sns._topic_by_arn_any_scope(topic_arn)
+        structure = rest[0] if rest else named.get("message_structure", "")
         for subscription in (topic or {}).get("subscriptions", []):
             if subscription.get("protocol") in ("email", "email-json"):
-                cloud.outbox.append({"to": subscription["endpoint"], "subject": subject or "AWS Notification Message", "body": message,
+                body = sns._resolve_message_for_protocol(message, structure, subscription["protocol"])
+                cloud.outbox.append({"to": subscription["endpoint"], "subject": subject or "AWS Notification Message", "body": body,
                                      "topic": topic_arn, "at": clock.now().isoformat()})
         return original(topic_arn, msg_id, message, subject, *rest, **named)
 
