@@ -117,6 +117,8 @@ class StudioMixin(Base):
         ec2 = self.cloud.client("ec2")
         vpc, subnets = params.get("VpcId"), params.get("SubnetIds") or []
         if not vpc or not subnets:
+            if not vpc and not subnets and params.get("AppNetworkAccessType") != "VpcOnly" and params.get("HomeEfsFileSystemCreation") == "Disabled":
+                return
             raise AwsError("ValidationException", "VpcId and SubnetIds are required")
         groups = (params.get("DefaultUserSettings") or {}).get("SecurityGroups") or []
         try:
