@@ -20,6 +20,7 @@ from cfnlint.schema import ResourceNotFoundError
 from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 
 from localaws.cloud import Cloud
+from localaws.service import as_served
 
 Attributes = dict[str, Any]
 
@@ -254,7 +255,7 @@ def _plain(pattern: str) -> str:
 def _pattern(validator: Any, wanted: str, instance: Any, found: dict) -> Any:
     if isinstance(instance, str):
         try:
-            matched = regex.search(wanted, instance)
+            matched = regex.search(wanted, as_served(instance))
         except regex.error:  # a few registry patterns are written for Java
             return
         if not matched:

@@ -288,7 +288,13 @@ def _bounds(size: float, meta: dict, where: str, what: str, value: Any = None) -
             yield f"{shown} at '{where}' failed to satisfy constraint: Member must {have} than or equal to {limit}"
 
 
+def as_served(value: str) -> str:
+    """A URL of this cloud (``http://localhost:…``) as AWS would give it out: with https, which is what patterns want."""
+    return f"https{value[4:]}" if value.startswith("http://localhost:") else value
+
+
 def _matches(pattern: str, value: str) -> bool:
+    value = as_served(value)
     try:
         return regex.fullmatch(pattern, value, flags=regex.DOTALL) is not None
     except regex.error:  # some models hold Java expressions that no Python engine reads
