@@ -22,7 +22,6 @@ WIDTH = 960  # of every drawing, in its own units
 STYLE = Path(__file__).with_name("report.css")
 
 
-
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]], numbers: tuple[int, ...] = ()) -> str:
     """An HTML table; cells are escaped unless they are ready-made markup (Markup)."""
 

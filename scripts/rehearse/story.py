@@ -201,6 +201,20 @@ def wait_for_execution(
     return r.wait(f"{pipeline} execution {execution}", probe, timeout, every=1)
 
 
+def expect_failure(r: Rehearsal, step: Step, pipeline: str, commit: str, stage: str, words: list[str]) -> str:
+    """The execution of a commit must fail in this stage, with a message that has these words."""
+    try:
+        wait_for_execution(r, step, pipeline, commit=commit)
+    except account.FailedError as error:
+        text = str(error)
+        at_stage = f"stage {stage}," in error.args[0]
+        r.check(at_stage, f"the commit should have failed in stage {stage}: {error.args[0]}", error.reasons)
+        missing = [word for word in words if word not in text]
+        r.check(not missing, f"the message does not name {', '.join(missing)}", error.reasons, error.look_at)
+        return next(line.strip() for line in reversed(text.splitlines()) if words[0] in line)[:120]
+    raise Failure(f"commit {commit[:8]} went through {pipeline}; it should have failed in stage {stage}")
+
+
 def stages_of(r: Rehearsal, pipeline: str, execution: str) -> list[tuple[str, str, str]]:
     """(stage, action, status) of what ran in an execution."""
     return [

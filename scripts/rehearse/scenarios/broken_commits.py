@@ -1,0 +1,60 @@
+"""Broken commits stop the build pipeline at the right stage and name the cause; the next good commit passes."""
+
+from pathlib import Path
+
+from rehearse import story
+from rehearse.engine import Rehearsal
+
+
+def run(r: Rehearsal) -> None:
+    """A typo, a broken image, broken code, a bad model, and then a good commit."""
+    story.deploy_infrastructure(r, with_pipeline=False)
+    project = story.project(r)
+    clone = story.clone_repository(r, project)
+
+    def text(path: str) -> str:
+        return (clone / path).read_text()
+
+    good = {path: text(path) for path in ("mlops.yml", "containers/training/Dockerfile", "src/train.py")}
+
+    def broken(path: str, old: str, new: str) -> dict[str, str]:
+        r.check(old in good[path], f"{path} of the seed code has no {old!r} any more: change this scenario")
+        return good | {path: good[path].replace(old, new, 1)}
+
+    threshold = next(line for line in good["mlops.yml"].splitlines() if line.strip().startswith("threshold:"))
+    cases = [
+        ("typo in mlops.yml", "Validate", ["test_fracton", "test_fraction"], broken("mlops.yml", "test_fraction:", "test_fracton:")),
+        (
+            "Dockerfile that fails",
+            "Images",
+            ["src/not-there.py"],
+            good | {"containers/training/Dockerfile": good["containers/training/Dockerfile"] + "COPY src/not-there.py /opt/program/\n"},
+        ),
+        (
+            "training code that raises",
+            "Train",
+            ["the ledger is closed"],
+            good | {"src/train.py": good["src/train.py"] + '\n\nraise RuntimeError("the ledger is closed")\n'},
+        ),
+        ("accuracy below the threshold", "Train", ["0.999"], broken("mlops.yml", threshold, threshold.split(":")[0] + ": 0.999")),
+    ]  # fmt: skip
+    with r.use_case("E", "broken commits, then a good one"):
+        for title, stage, words, files in cases:
+            with r.step(title) as step:
+                branch = title.replace(" ", "-").replace(".", "-")
+                commit = story.push_change(r, project, clone, branch, f"Try: {title}", changed(clone, files))
+                step.say(
+                    story.expect_failure(
+                        r, step, project.settings["build-pipeline-name"], commit, stage, words
+                    )
+                )
+        with r.step("back to the good state") as step:
+            files = changed(clone, good) | {"README.md": text("README.md") + "\nAll well again.\n"}
+            commit = story.push_change(r, project, clone, "good-again", "Back to what worked", files)
+            step.say(f"commit {commit[:8]}")
+        story.build(r, project, commit)
+
+
+def changed(clone: Path, files: dict[str, str]) -> dict[str, str]:
+    """Only the files whose content is another: a commit must change something."""
+    return {path: content for path, content in files.items() if (clone / path).read_text() != content}
