@@ -97,10 +97,12 @@ def _handlers(cloud: Cloud, kind: resource.ResourceType) -> dict[str, Any]:
         return physical_id, dict(known[physical_id])
 
     def create(logical_id: str, props: dict, stack_name: str) -> tuple[str, dict]:
+        props = resource.without_system_tags(kind.type_name, props)
         refuse_findings(kind.type_name, props)
         return make(resource.Context(cloud, stack_name, logical_id), props)
 
     def update(physical_id: str, old: dict, new: dict, stack_name: str, logical_id: str) -> tuple[str, dict]:
+        old, new = (resource.without_system_tags(kind.type_name, props) for props in (old, new))
         refuse_findings(kind.type_name, new)
         context = resource.Context(cloud, stack_name, logical_id)
         changed = resource.replaces(kind.type_name, old, new)

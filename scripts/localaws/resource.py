@@ -183,6 +183,17 @@ def schema(type_name: str, region: str = "us-east-1") -> dict[str, Any] | None:
         return None
 
 
+def without_system_tags(type_name: str, props: dict[str, Any]) -> dict[str, Any]:
+    """Properties without the ``aws:`` tags of the stack, for a type that CloudFormation does not give them to."""
+    tagging = (schema(type_name) or {}).get("tagging") or {}
+    member = tagging.get("tagProperty", "").removeprefix("/properties/")
+    tags = props.get(member)
+    if tagging.get("cloudFormationSystemTags", True) or not isinstance(tags, list):
+        return props
+    kept = [t for t in tags if not str(t.get("Key", "")).startswith("aws:")]
+    return {**props, member: kept} if kept else {k: v for k, v in props.items() if k != member}
+
+
 def create_only(type_name: str) -> list[list[str]]:
     """Paths of the properties whose change replaces the resource."""
     found = schema(type_name) or {}

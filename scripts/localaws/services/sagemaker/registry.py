@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ParamValidationError
 
 from localaws.cloud import Cloud
 from localaws.errors import AwsError
@@ -82,7 +82,7 @@ class RegistryMixin(Base):
     # -- packages -------------------------------------------------------------------------------------------------
     def create_model_package(self, params: Record) -> Record:
         token = params.get("ClientToken")
-        if token and self.package_tokens.get(token) in self.packages:
+        if token in self.package_tokens and self.package_tokens[token] in self.packages:
             return {"ModelPackageArn": self.package_tokens[token]}
         if bool(params.get("ModelPackageName")) == bool(params.get("ModelPackageGroupName")):
             raise AwsError("ValidationException", "Exactly one of ModelPackageName and ModelPackageGroupName must be given")
@@ -139,6 +139,8 @@ class RegistryMixin(Base):
         wanted = {"imageDigest": match["digest"]} if match["digest"] else {"imageTag": match["tag"] or "latest"}
         try:
             found = self.cloud.client("ecr").describe_images(repositoryName=match["name"], imageIds=[wanted])["imageDetails"]
+        except ParamValidationError as error:
+            raise AwsError("ValidationException", f"{image} is not the URI of an image: {error}") from None
         except ClientError as error:
             if error.response["Error"]["Code"] == "RepositoryNotFoundException":
                 raise AwsError("ValidationException", f"The repository of your image {image} does not exist.") from None
