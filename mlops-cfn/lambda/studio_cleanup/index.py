@@ -1,7 +1,8 @@
 """Custom::StudioCleanup: removes apps and spaces that people made by hand, before CloudFormation deletes their owner.
 
 Flow A: infra/studio.yaml, for the whole domain (DomainId). Flow C: 3-user.yaml, for one profile (DomainId and UserProfileName).
-CloudFormation knows nothing of these apps and spaces, and SageMaker refuses to delete a profile or domain that has some.
+CloudFormation knows nothing of these apps and spaces, and SageMaker refuses to delete a profile or domain that has some. The
+domain is not cleared while a project still has users in it: those are deleted by their own stacks, or not at all.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ class StillThere(TimeoutError):
     """Something was not gone when the time was up."""
 
 
+class ProjectHasUsers(ValueError):
+    """The domain holds profiles that belong to projects."""
+
+
 def on_event(
     event: dict[str, Any],
     sagemaker: Any,
@@ -42,14 +47,20 @@ def on_event(
     if "/" not in identity:
         return identity, {}  # Create had failed before it guarded anything
     domain, _, profile = identity.partition("/")
-    owner = {"UserProfileNameEquals": profile} if profile != "*" else {}
     try:
-        spaces = [space["SpaceName"] for space in _spaces(sagemaker, domain, owner)]
+        if profile == "*":
+            _refuse_while_projects_have_users(sagemaker, domain)
+        spaces = _spaces(sagemaker, domain, profile)
         _remove_apps(sagemaker, domain, profile, spaces, sleep, seconds_left)
         for space in spaces:
             logger.info("deleting space %s", space)
             sagemaker.delete_space(DomainId=domain, SpaceName=space)
-        _wait(lambda: [s["SpaceName"] for s in _spaces(sagemaker, domain, owner)], "spaces", sleep, seconds_left)
+        _wait(lambda: _spaces(sagemaker, domain, profile), "spaces", sleep, seconds_left)
+        if profile == "*":
+            for name in _profiles(sagemaker, domain):
+                logger.info("deleting profile %s", name)
+                sagemaker.delete_user_profile(DomainId=domain, UserProfileName=name)
+            _wait(lambda: _profiles(sagemaker, domain), "profiles", sleep, seconds_left)
     except sagemaker.exceptions.ResourceNotFound:
         logger.info("%s is gone already", identity)
     return identity, {}
@@ -80,11 +91,25 @@ def _remove_apps(
     _wait(lambda: [app["AppName"] for app in alive()], "apps", sleep, seconds_left)
 
 
-def _spaces(sagemaker: Any, domain: str, owner: dict[str, str]) -> Iterator[dict[str, Any]]:
-    for space in _pages(sagemaker, "list_spaces", "Spaces", DomainIdEquals=domain):
-        owned_by = space.get("OwnershipSettingsSummary", {}).get("OwnerUserProfileName")
-        if not owner or owned_by == owner["UserProfileNameEquals"]:
-            yield space
+def _refuse_while_projects_have_users(sagemaker: Any, domain: str) -> None:
+    for name in _profiles(sagemaker, domain):
+        arn = sagemaker.describe_user_profile(DomainId=domain, UserProfileName=name)["UserProfileArn"]
+        tags = {tag["Key"]: tag["Value"] for tag in _pages(sagemaker, "list_tags", "Tags", ResourceArn=arn)}
+        if project := tags.get("sagemaker:project-id"):
+            raise ProjectHasUsers(f"profile {name} belongs to project {project}; delete the users and projects first")
+
+
+def _profiles(sagemaker: Any, domain: str) -> list[str]:
+    pages = _pages(sagemaker, "list_user_profiles", "UserProfiles", DomainIdEquals=domain)
+    return [profile["UserProfileName"] for profile in pages]
+
+
+def _spaces(sagemaker: Any, domain: str, profile: str) -> list[str]:
+    def owned(space: dict[str, Any]) -> bool:
+        owner = space.get("OwnershipSettingsSummary", {}).get("OwnerUserProfileName")
+        return profile in ("*", owner)
+
+    return [s["SpaceName"] for s in _pages(sagemaker, "list_spaces", "Spaces", DomainIdEquals=domain) if owned(s)]
 
 
 def _pages(sagemaker: Any, operation: str, key: str, **arguments: str) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,153 @@
+"""What a project made outside its stack goes in an order that nothing blocks; what is not named stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+PROJECT = {"ProjectId": "p-abc"}
+GONE = "Stack with id {} does not exist"
+
+
+def stack(name: str, status: str) -> dict[str, Any]:
+    made = datetime(2026, 1, 1)
+    return {"Stacks": [{"StackName": name, "StackId": f"arn:{name}", "StackStatus": status, "CreationTime": made}]}
+
+
+def no_stacks(cloudformation: Any, *stages: str) -> None:
+    for stage in stages:
+        name = f"mlops-p-abc-{stage}"
+        cloudformation.fail("describe_stacks", "ValidationError", GONE.format(name), StackName=name)
+
+
+def no_pipelines(sagemaker: Any) -> None:
+    for name in ("mlops-p-abc", "mlops-p-abc-experimental"):
+        sagemaker.fail("list_pipeline_executions", "ResourceNotFound", f"Pipeline {name} does not exist.", PipelineName=name)
+
+
+def test_create_does_nothing(load: Callable, event: Callable) -> None:
+    assert load("project_cleanup").on_event(event("Create", **PROJECT), {}.__getitem__) == ("cleanup-p-abc", {})
+
+
+def test_stacks_go_first_and_in_order(load: Callable, stub: Callable, event: Callable) -> None:
+    cloudformation, sagemaker, slept = stub("cloudformation"), stub("sagemaker"), []
+    for stage in ("monitoring", "production", "staging"):
+        name = f"mlops-p-abc-{stage}"
+        cloudformation.expect("describe_stacks", stack(name, "CREATE_COMPLETE"), StackName=name)
+        cloudformation.expect("delete_stack", None, StackName=name)
+        cloudformation.expect("describe_stacks", stack(name, "DELETE_IN_PROGRESS"), StackName=f"arn:{name}")
+        cloudformation.expect("describe_stacks", stack(name, "DELETE_COMPLETE"), StackName=f"arn:{name}")
+    no_pipelines(sagemaker)
+    clients = {"cloudformation": cloudformation.client, "sagemaker": sagemaker.client}
+    answer = load("project_cleanup").on_event(
+        event("Delete", "cleanup-p-abc", **PROJECT), clients.__getitem__, lambda: 800, slept.append
+    )
+    assert answer == ("cleanup-p-abc", {})
+    assert len(slept) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds", "message"),
+    [("DELETE_FAILED", 800, "could not be deleted"), ("DELETE_IN_PROGRESS", 5, "is still being deleted; delete the project again")],
+)
+def test_stack_that_stays_is_named(
+    status: str, seconds: int, message: str, load: Callable, stub: Callable, event: Callable
+) -> None:
+    module, cloudformation = load("project_cleanup"), stub("cloudformation")
+    name = "mlops-p-abc-monitoring"
+    cloudformation.expect("describe_stacks", stack(name, "CREATE_COMPLETE"), StackName=name)
+    cloudformation.expect("delete_stack", None, StackName=name)
+    cloudformation.expect("describe_stacks", stack(name, status), StackName=f"arn:{name}")
+    with pytest.raises(module.StillThere, match=f"{name} {message}"):
+        module.on_event(
+            event("Delete", "cleanup-p-abc", **PROJECT), {"cloudformation": cloudformation.client}.__getitem__, lambda: seconds, None
+        )
+
+
+def test_running_pipeline_is_stopped_once_and_then_deleted(load: Callable, stub: Callable) -> None:
+    sagemaker, slept = stub("sagemaker"), []
+
+    def executions(status: str) -> dict[str, Any]:
+        arn = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/mlops-p-abc/execution/abcdefghijkl"
+        return {"PipelineExecutionSummaries": [{"PipelineExecutionArn": arn, "PipelineExecutionStatus": status}]}
+
+    module = load("project_cleanup")
+    name = {"PipelineName": "mlops-p-abc"}
+    sagemaker.expect("list_pipeline_executions", executions("Executing"), **name)
+    sagemaker.stubber.add_response("stop_pipeline_execution", {})  # botocore adds an idempotency token of its own
+    sagemaker.expect("list_pipeline_executions", executions("Stopping"), **name)
+    sagemaker.expect("list_pipeline_executions", executions("Stopped"), **name)
+    sagemaker.stubber.add_response("delete_pipeline", {})
+    module.delete_pipeline("mlops-p-abc", sagemaker.client, lambda: 800, slept.append)
+    assert len(slept) == 2
+
+
+def test_named_versions_are_deleted_from_every_page(load: Callable, stub: Callable) -> None:
+    sagemaker = stub("sagemaker")
+
+    def page(version: int) -> dict[str, Any]:
+        arn = f"arn:aws:sagemaker:us-east-1:123456789012:model-package/mlops-p-abc/{version}"
+        facts = {"ModelPackageArn": arn, "CreationTime": datetime(2026, 1, 1), "ModelPackageStatus": "Completed"}
+        return {"ModelPackageSummaryList": [facts]}
+
+    group = {"ModelPackageGroupName": "mlops-p-abc"}
+    sagemaker.expect("list_model_packages", page(2) | {"NextToken": "more"}, **group)
+    sagemaker.expect("delete_model_package", None, ModelPackageName=page(2)["ModelPackageSummaryList"][0]["ModelPackageArn"])
+    sagemaker.expect("list_model_packages", page(1), **group, NextToken="more")
+    sagemaker.expect("delete_model_package", None, ModelPackageName=page(1)["ModelPackageSummaryList"][0]["ModelPackageArn"])
+    load("project_cleanup").delete_versions("mlops-p-abc", sagemaker.client)
+
+
+@mock_aws
+def test_bucket_is_emptied_of_versions_and_markers(load: Callable) -> None:
+    s3 = boto3.client("s3", region_name="us-east-1")
+    s3.create_bucket(Bucket="data")
+    s3.put_bucket_versioning(Bucket="data", VersioningConfiguration={"Status": "Enabled"})
+    for body in (b"1", b"2"):
+        s3.put_object(Bucket="data", Key="a", Body=body)
+    s3.delete_object(Bucket="data", Key="a")
+    load("project_cleanup").empty_bucket("data", s3)
+    left = s3.list_object_versions(Bucket="data")
+    assert "Versions" not in left
+    assert "DeleteMarkers" not in left
+
+
+@mock_aws
+def test_bucket_that_is_gone_is_success(load: Callable) -> None:
+    load("project_cleanup").empty_bucket("nowhere", boto3.client("s3", region_name="us-east-1"))
+
+
+def test_object_that_stays_is_named(load: Callable, stub: Callable) -> None:
+    module, s3 = load("project_cleanup"), stub("s3")
+    s3.expect("list_object_versions", {"Versions": [{"Key": "a", "VersionId": "1"}]}, Bucket="data")
+    objects = {"Objects": [{"Key": "a", "VersionId": "1"}], "Quiet": True}
+    s3.expect("delete_objects", {"Errors": [{"Key": "a", "Message": "Access Denied"}]}, Bucket="data", Delete=objects)
+    with pytest.raises(module.StillThere, match="data/a: Access Denied"):
+        module.empty_bucket("data", s3.client)
+
+
+def test_nothing_more_is_touched_than_is_named(load: Callable, stub: Callable, event: Callable) -> None:
+    """Without BucketName and ModelPackageGroupName the stub would refuse a further call."""
+    cloudformation, sagemaker = stub("cloudformation"), stub("sagemaker")
+    no_stacks(cloudformation, "monitoring", "production", "staging")
+    no_pipelines(sagemaker)
+    clients = {"cloudformation": cloudformation.client, "sagemaker": sagemaker.client}
+    load("project_cleanup").on_event(event("Delete", "cleanup-p-abc", **PROJECT), clients.__getitem__)
+
+
+def test_denied_is_not_gone(load: Callable, stub: Callable, event: Callable) -> None:
+    cloudformation = stub("cloudformation")
+    cloudformation.fail("describe_stacks", "AccessDenied", "not authorized, does not exist", StackName="mlops-p-abc-monitoring")
+    with pytest.raises(cloudformation.client.exceptions.ClientError, match="AccessDenied"):
+        load("project_cleanup").on_event(
+            event("Delete", "cleanup-p-abc", **PROJECT), {"cloudformation": cloudformation.client}.__getitem__
+        )
+
+
+def test_failed_create_is_deleted_without_a_call(load: Callable, event: Callable) -> None:
+    assert load("project_cleanup").on_event(event("Delete", "r-1", **PROJECT), {}.__getitem__) == ("r-1", {})
