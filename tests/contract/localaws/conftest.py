@@ -1,0 +1,223 @@
+"""One local cloud for all contract tests, started as a person starts it, used only through its API."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class LocalCloud:
+    """What a test needs of the running cloud."""
+
+    def __init__(self, port: int, log: Path) -> None:
+        self.port, self.log = port, log
+        self.endpoint = f"http://localhost:{port}"
+        self.account, self.region = "123456789012", "us-east-1"
+        self._clients: dict[str, Any] = {}
+
+    def client(self, service: str, **credentials: str) -> Any:
+        """A boto3 client; with credentials, under a role."""
+        if not credentials and service in self._clients:
+            return self._clients[service]
+        keys = credentials or {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+        settings = Config(retries={"max_attempts": 1}, s3={"addressing_style": "path"}, inject_host_prefix=False)
+        made = boto3.client(
+            service, endpoint_url=self.endpoint, region_name=self.region, config=settings, **keys
+        )
+        if not credentials:
+            self._clients[service] = made
+        return made
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to use the cloud."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+        }
+
+    @staticmethod
+    def name(prefix: str = "test") -> str:
+        """A name that no other test uses."""
+        return f"{prefix}-{uuid.uuid4().hex[:10]}"
+
+    def role(self, *services: str) -> str:
+        """A role that these services may assume, and that may do everything; its ARN."""
+        trust = {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Effect": "Allow",
+                    "Principal": {"Service": [f"{s}.amazonaws.com" for s in services]},
+                    "Action": "sts:AssumeRole",
+                }
+            ],
+        }
+        allow = {
+            "Version": "2012-10-17",
+            "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}],
+        }
+        iam, name = self.client("iam"), self.name("role")
+        made = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+        iam.put_role_policy(RoleName=name, PolicyName="all", PolicyDocument=json.dumps(allow))
+        return made
+
+    def bucket(self) -> str:
+        """A new versioned bucket; its name."""
+        name, s3 = self.name("bucket"), self.client("s3")
+        s3.create_bucket(Bucket=name)
+        s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        return name
+
+    def stack(self, resources: dict[str, Any], outputs: dict[str, Any] | None = None, name: str = "") -> str:
+        """Create or update a stack of these resources and wait; its name. Fails with the resources' reasons."""
+        template = {"Resources": resources, **({"Outputs": outputs} if outputs else {})}
+        client, name = self.client("cloudformation"), name or self.name("stack")
+        call = client.update_stack if self.stack_status(name) else client.create_stack
+        call(StackName=name, TemplateBody=json.dumps(template), Capabilities=["CAPABILITY_NAMED_IAM"])
+        status = self.wait(
+            lambda: (s := self.stack_status(name)) and not s.endswith("IN_PROGRESS") and s, 60, name
+        )
+        if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+            raise StackFailed(f"{name} is {status}: {self.stack_reasons(name)}")
+        return name
+
+    def stack_status(self, name: str) -> str:
+        """The status of a stack, "" when there is none."""
+        client = self.client("cloudformation")
+        try:
+            return client.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"]
+        except client.exceptions.ClientError:
+            return ""
+
+    def stack_reasons(self, name: str) -> list[str]:
+        """Why resources of a stack failed."""
+        events = self.client("cloudformation").describe_stack_events(StackName=name)["StackEvents"]
+        return [e.get("ResourceStatusReason", "") for e in events if e["ResourceStatus"].endswith("FAILED")]
+
+    def outputs(self, stack: str) -> dict[str, str]:
+        """A stack's outputs."""
+        found = self.client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
+        return {o["OutputKey"]: o["OutputValue"] for o in found.get("Outputs", [])}
+
+    def delete_stack(self, name: str) -> str:
+        """Delete a stack and wait; its last status, "" when it is gone."""
+        self.client("cloudformation").delete_stack(StackName=name)
+        self.wait(lambda: not self.stack_status(name).endswith("IN_PROGRESS"), 60, name)
+        return self.stack_status(name)
+
+    @staticmethod
+    def wait(condition: Callable[[], Any], seconds: float = 30, what: str = "") -> Any:
+        """The first true value of ``condition()``."""
+        deadline = time.monotonic() + seconds
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"{what or 'condition'}: not within {seconds} seconds"
+            time.sleep(0.05)
+        return value
+
+    def control(self, what: str, **body: Any) -> Any:
+        """The cloud's own switches (health, clock, outbox …)."""
+        request = urllib.request.Request(
+            f"{self.endpoint}/_localaws/{what}", data=json.dumps(body).encode() if body else None
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read())
+
+    def listen(self, **pattern: Any) -> Callable[[], list[dict[str, Any]]]:
+        """Start listening for events; call the answer to get those that have come."""
+        sqs, events, name = self.client("sqs"), self.client("events"), self.name("listen")
+        queue = sqs.create_queue(QueueName=name)["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        events.put_rule(Name=name, EventPattern=json.dumps(pattern))
+        events.put_targets(Rule=name, Targets=[{"Id": "queue", "Arn": arn}])
+        seen: list[dict[str, Any]] = []
+
+        def read() -> list[dict[str, Any]]:
+            while found := sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages"):
+                for message in found:
+                    seen.append(json.loads(message["Body"]))
+                    sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+            return seen
+
+        return read
+
+    def git(self, *arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run git as a person without any configuration."""
+        env = {"PATH": os.environ["PATH"], "HOME": str(cwd), "GIT_CONFIG_NOSYSTEM": "1"}
+        env |= {f"GIT_{who}_{what}": v for who in ("AUTHOR", "COMMITTER") for what, v in _JANE.items()}
+        return subprocess.run(
+            ["git", *arguments], cwd=cwd, env=env | {"GIT_TERMINAL_PROMPT": "0"}, check=check,
+            capture_output=True, text=True,
+        )  # fmt: skip
+
+
+_JANE = {"NAME": "Jane", "EMAIL": "jane@example.com"}
+
+
+class StackFailed(AssertionError):
+    """A stack did not come to a good end."""
+
+
+def packed(files: dict[str, str]) -> bytes:
+    """A zip of texts."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return out.getvalue()
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    """The running cloud."""
+    python = os.environ.get("LOCALAWS_PYTHON") or str(ROOT / ".venv-localaws/bin/python")
+    folder = tmp_path_factory.mktemp("cloud")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [python, "-m", "localaws", "--port", str(port), "--parent-pid", str(os.getpid())]
+    command += ["--cache", str(ROOT / ".cache"), "--log", str(folder / "cloud.log")]
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "PYTHON"))}
+    process = subprocess.Popen(
+        command, env=env | {"PYTHONPATH": str(ROOT / "scripts")}, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("# ready"):
+            break
+    else:
+        log = folder / "cloud.log"
+        pytest.fail(f"the local cloud did not start: {log.read_text() if log.exists() else ''}")
+    made = LocalCloud(port, folder / "cloud.log")
+    yield made
+    process.terminate()
+    process.wait(20)
+    process.stdout.close()
+    if os.environ.get("LOCALAWS_SHOW_LOG"):
+        print(made.log.read_text(), file=sys.stderr)
+
+
+@pytest.fixture(scope="session")
+def pack() -> Callable[[dict[str, str]], bytes]:
+    """Make a zip of texts."""
+    return packed
