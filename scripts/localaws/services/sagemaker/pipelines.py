@@ -13,8 +13,9 @@ from botocore.exceptions import ClientError
 from localaws import clock
 from localaws.cloud import Cloud
 from localaws.errors import AwsError
-from localaws.resource import ApiResource, Context
+from localaws.resource import ApiResource, Context, typed
 from localaws.service import page
+from localaws.services.sagemaker.models import retag
 from localaws.services.sagemaker.pipeline_definition import Definition, DefinitionError, Step, parse, plain
 from localaws.services.sagemaker.pipeline_execution import Execution, duration
 from localaws.services.sagemaker.records import Base, Collection, Record
@@ -38,7 +39,7 @@ class PipelinesMixin(Base):
     # -- definitions -----------------------------------------------------------------------------------------
     def create_pipeline(self, params: Record) -> Record:
         self.check_execution_role(params["RoleArn"])
-        text, _ = self._definition(params)
+        text, _ = self._pipeline_definition(params)
         record = self.pipelines.add(params["PipelineName"], {
             "PipelineDisplayName": params["PipelineName"], **_without_definition(params), "PipelineDefinition": text,
             "PipelineStatus": "Active", "CreatedBy": self.caller(), "LastModifiedBy": self.caller(), "PipelineVersionId": 1,
@@ -52,7 +53,7 @@ class PipelinesMixin(Base):
             self.check_execution_role(params["RoleArn"])
         changes: Record = {k: v for k, v in _without_definition(params).items() if k != "PipelineName"}
         if params.get("PipelineDefinition") or params.get("PipelineDefinitionS3Location"):
-            changes["PipelineDefinition"], _ = self._definition(params)
+            changes["PipelineDefinition"], _ = self._pipeline_definition(params)
         self.pipelines.change(record, **changes, LastModifiedBy=self.caller(), PipelineVersionId=record["PipelineVersionId"] + 1)
         record["_versions"].append(_version(record))
         return {"PipelineArn": record["PipelineArn"], "PipelineVersionId": record["PipelineVersionId"]}
@@ -87,7 +88,7 @@ class PipelinesMixin(Base):
         self.pipelines.remove(params["PipelineName"])
         return {"PipelineArn": record["PipelineArn"]}
 
-    def _definition(self, params: Record) -> tuple[str, Definition]:
+    def _pipeline_definition(self, params: Record) -> tuple[str, Definition]:
         place, text = params.get("PipelineDefinitionS3Location"), params.get("PipelineDefinition")
         if bool(place) == bool(text):
             raise AwsError("ValidationException", "Exactly one of PipelineDefinition and PipelineDefinitionS3Location is required.")
@@ -137,10 +138,10 @@ class PipelinesMixin(Base):
         return {"PipelineExecutionArn": record["PipelineExecutionArn"]}
 
     def describe_pipeline_execution(self, params: Record) -> Record:
-        return self._execution(params).record
+        return self._pipeline_execution(params).record
 
     def update_pipeline_execution(self, params: Record) -> Record:
-        record = self._execution(params).record
+        record = self._pipeline_execution(params).record
         for member in ("PipelineExecutionDescription", "PipelineExecutionDisplayName", "ParallelismConfiguration"):
             if member in params:
                 record[member] = params[member]
@@ -148,7 +149,7 @@ class PipelinesMixin(Base):
         return {"PipelineExecutionArn": record["PipelineExecutionArn"]}
 
     def describe_pipeline_definition_for_execution(self, params: Record) -> Record:
-        record = self._execution(params).record
+        record = self._pipeline_execution(params).record
         return {"PipelineDefinition": record["_definition"], "CreationTime": record["CreationTime"]}
 
     def list_pipeline_executions(self, params: Record) -> Record:
@@ -165,19 +166,19 @@ class PipelinesMixin(Base):
         return {"PipelineExecutionSummaries": items, "NextToken": token}
 
     def list_pipeline_execution_steps(self, params: Record) -> Record:
-        found = list(self._execution(params).steps.values())
+        found = list(self._pipeline_execution(params).steps.values())
         if params.get("SortOrder", "Descending") == "Descending":
             found.reverse()
         items, token = page(found, params, default=100)
         return {"PipelineExecutionSteps": items, "NextToken": token}
 
     def list_pipeline_parameters_for_execution(self, params: Record) -> Record:
-        values = self._execution(params).record["_parameters"]
+        values = self._pipeline_execution(params).record["_parameters"]
         items, token = page([{"Name": k, "Value": plain(v)} for k, v in values.items()], params, default=50)
         return {"PipelineParameters": items, "NextToken": token}
 
     def stop_pipeline_execution(self, params: Record) -> Record:
-        execution = self._execution(params)
+        execution = self._pipeline_execution(params)
         status = execution.record["PipelineExecutionStatus"]
         if status not in _RUNNING:
             raise AwsError("ConflictException", f"Pipeline execution with ARN {execution.record['PipelineExecutionArn']} is already in "
@@ -187,7 +188,7 @@ class PipelinesMixin(Base):
         return {"PipelineExecutionArn": execution.record["PipelineExecutionArn"]}
 
     def retry_pipeline_execution(self, params: Record) -> Record:
-        execution = self._execution(params)
+        execution = self._pipeline_execution(params)
         record = execution.record
         with self.lock:
             if record["PipelineExecutionStatus"] not in ("Failed", "Stopped"):
@@ -201,7 +202,7 @@ class PipelinesMixin(Base):
         self.cloud.spawn(execution.run, name=f"pipeline-{execution.id}")
         return {"PipelineExecutionArn": record["PipelineExecutionArn"]}
 
-    def _execution(self, params: Record) -> Execution:
+    def _pipeline_execution(self, params: Record) -> Execution:
         arn = params["PipelineExecutionArn"]
         if arn not in self.executions:
             raise AwsError("ResourceNotFound", f"Pipeline execution '{arn}' does not exist.")
@@ -258,12 +259,14 @@ class PipelineResource(ApiResource):
         return out
 
     def create(self, context: Context, props: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        from localaws.resource import typed
-
         token = base64.b32encode(random.randbytes(20)).decode()
         request = typed(self.service, self.create_call, self.request(context, props))
         context.client(self.service).create_pipeline(**request, ClientRequestToken=token)
         return props["PipelineName"], {}
+
+    def update(self, context: Context, physical_id: str, old: dict, new: dict) -> dict[str, Any]:
+        retag(context, context.cloud.arn("sagemaker", f"pipeline/{physical_id}"), old, new)
+        return super().update(context, physical_id, old, new)
 
 
 TYPES = [PipelineResource]

@@ -68,7 +68,7 @@ class ProcessingJobs(JobBase):
             try:
                 self.pause_for(run, 60)
                 with self.place(run):
-                    self._process(record, run)
+                    self._run_processing_container(record, run)
             except Stopped:
                 end = {"ProcessingJobStatus": "Stopped"}
             except Exception as error:
@@ -79,7 +79,7 @@ class ProcessingJobs(JobBase):
         self.processing_jobs.change(record, ProcessingEndTime=clock.now(), ExitMessage=message or None, **end)
         self._processing_event(record)
 
-    def _process(self, record: Record, run: Run) -> None:
+    def _run_processing_container(self, record: Record, run: Run) -> None:
         role, ml = record["RoleArn"], run.folder / "ml"
         s3 = self.s3_as(role)
         image = self.pull(record["AppSpecification"]["ImageUri"])

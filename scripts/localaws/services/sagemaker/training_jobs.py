@@ -126,14 +126,14 @@ class TrainingJobs(JobBase):
             try:
                 self.pause_for(run, 60)
                 with self.place(run):
-                    self._train(record, run)
+                    self._run_training_container(record, run)
             except Stopped:
                 status, secondary = "Stopped", "MaxRuntimeExceeded" if run.timed_out else "Stopped"
             except Exception as error:
                 status, secondary, more = "Failed", "Failed", {"FailureReason": self.reason_of(error)[:1024]}
                 if more["FailureReason"].startswith("Internal") and not self.cloud.stopping:
                     self.cloud.log.exception("training job %s failed", name)
-            self._metrics(record, run)
+            self._final_metrics(record, run)
         if record.get("TrainingStartTime"):
             more["TrainingEndTime"] = clock.now()
             spent = max(1, round((more["TrainingEndTime"] - record["TrainingStartTime"]).total_seconds()))
@@ -142,7 +142,7 @@ class TrainingJobs(JobBase):
                      "BillableTimeInSeconds": max(1, round(spent * 0.3)) if record.get("EnableManagedSpotTraining") else spent}  # fmt: skip
         self._training_status(record, status, secondary, **more)
 
-    def _train(self, record: Record, run: Run) -> None:
+    def _run_training_container(self, record: Record, run: Run) -> None:
         role, ml = record["RoleArn"], run.folder / "ml"
         s3 = self.s3_as(role)
         self._training_status(record, "InProgress", "Downloading")
@@ -177,7 +177,7 @@ class TrainingJobs(JobBase):
             data.upload(s3, saved, checkpoints["S3Uri"], key)
         if code == 0 or ended:
             self._training_status(record, "Stopping" if ended else "InProgress", "Stopping" if ended else "Uploading")
-        self._save(record, s3, ml, key, model=code == 0 or ended)
+        self._save_artifacts(record, s3, ml, key, model=code == 0 or ended)
         if ended:
             raise Stopped
         if code:
@@ -185,7 +185,7 @@ class TrainingJobs(JobBase):
             text = failure.read_text(errors="replace").strip()[:1024] if failure.is_file() else ""
             raise JobFailed(f"AlgorithmError: {text[:960]}, exit code: {code}")
 
-    def _save(self, record: Record, s3: Any, ml: Path, key: str | None, model: bool) -> None:
+    def _save_artifacts(self, record: Record, s3: Any, ml: Path, key: str | None, model: bool) -> None:
         """Upload model and further output; a job that failed has the output only."""
         base = data.join(record["OutputDataConfig"]["S3OutputPath"], record["TrainingJobName"], "output")
         output = ml / "output/data"
@@ -201,7 +201,7 @@ class TrainingJobs(JobBase):
             data.put(s3, *data.split(artifact), data.pack(ml / "model"), key)
         self.training_jobs.change(record, ModelArtifacts={"S3ModelArtifacts": artifact})
 
-    def _metrics(self, record: Record, run: Run) -> None:
+    def _final_metrics(self, record: Record, run: Run) -> None:
         """The last value of each metric that the log shows, as FinalMetricDataList and in CloudWatch."""
         found = {}
         for definition in record["AlgorithmSpecification"].get("MetricDefinitions") or []:
