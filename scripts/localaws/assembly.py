@@ -27,6 +27,7 @@ def assemble(cloud: Cloud) -> Gateway:
     hooks.use_clock(cloud)
     hooks.read_template_urls()
     hooks.allow_service_tags()
+    hooks.read_prefix_lists()
     hooks.alarms_mind_dimensions()
     hooks.keep_mail(cloud)
     hooks.refuse_trust_policies()

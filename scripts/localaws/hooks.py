@@ -29,6 +29,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "event_targets": ("ministack.services.eventbridge:_invoke_target",),
     "scheduler_targets": ("ministack.services.scheduler:_tick_schedules", "ministack.services.scheduler:_schedules"),
     "clock": ("ministack.services.eventbridge:_tick_scheduled_rules", "ministack.services.scheduler:time", "ministack.services.eventbridge:time", "ministack.services.cloudwatch:time"),
+    "prefix_lists": ("ministack.services.ec2:_parse_ip_permissions",),
     "service_tags": ("ministack.services.cloudformation.helpers:_validate_stack_tags",),
     "template_url": ("ministack.services.cloudformation.helpers:_resolve_document",),
     "alarm_dimensions": ("ministack.services.cloudwatch:_evaluate_alarm", "ministack.services.cloudwatch:_metrics",
@@ -251,6 +252,26 @@ def allow_service_tags() -> None:
 
     original = helpers._validate_stack_tags
     helpers._validate_stack_tags = lambda tags: original([t for t in tags if (t.get("Key"), t.get("Value")) not in service_tags])
+
+
+def read_prefix_lists() -> None:
+    """Keep the prefix lists of a security group's rule; ministack reads only addresses and groups from the request."""
+    from ministack.services import ec2
+
+    original = ec2._parse_ip_permissions
+
+    def parse(params: dict, prefix: str) -> list[dict]:
+        rules = original(params, prefix)
+        for number, rule in enumerate(rules, 1):
+            entries: dict[str, dict] = {}
+            for key, value in params.items():
+                match = re.fullmatch(rf"{prefix}\.{number}\.PrefixListIds\.(\d+)\.(PrefixListId|Description)", key)
+                if match:
+                    entries.setdefault(match[1], {})[match[2]] = value[0] if isinstance(value, list) else value
+            rule["PrefixListIds"] = list(entries.values()) or rule.get("PrefixListIds", [])
+        return rules
+
+    ec2._parse_ip_permissions = parse
 
 
 def path_style(url: str) -> str | None:
