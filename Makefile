@@ -39,7 +39,7 @@ deploy: setup ## Publish, then create or update the infrastructure stack
 teardown: setup ## Delete projects, users and infrastructure; says what is kept (ARGS=--yes)
 	@$(PY) scripts/teardown.py $(ARGS)
 
-account-test: package ## Launch and delete 1-infra with taskcat (LOCAL=1: against make cloud)
+account-test: setup ## Launch and delete 1-infra with taskcat (LOCAL=1: against make cloud)
 	@$(PY) scripts/account_test.py $(if $(LOCAL),--local-port $(PORT)) $(ARGS)
 
 ##@ Data Science Admin (B, C)
@@ -60,10 +60,13 @@ lint: setup ## ruff and cfn-lint, strict
 format: setup ## Let ruff mend what it can
 	@.venv/bin/ruff check --fix && .venv/bin/ruff format
 
+docs: setup ## Make the generated tables of docs/ anew
+	@$(PY) scripts/docs.py
+
 lock: ## Resolve requirements/*.in and the wheel store's locks anew
 	@$(SETUP) lock
 
 clean: ## Remove build output, environments and caches
 	rm -rf build .venv .venv-localaws .cache .pytest_cache .ruff_cache
 
-.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve lint format lock clean
+.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve lint format docs lock clean

@@ -22,7 +22,9 @@ class NotFoundError(LookupError):
 
 
 class FailedError(RuntimeError):
-    """Something that was waited for failed. `reasons` are the causes, nearest first; `look_at` says where more is to be seen."""
+    """Something that was waited for failed. `reasons` are the causes, nearest first; `look_at` says where
+    more is to be seen.
+    """
 
     def __init__(self, message: str, reasons: list[str] | None = None, look_at: str = "") -> None:
         super().__init__(message)
@@ -47,7 +49,8 @@ def infra(ssm: Any) -> dict[str, str]:
     found = parameters(ssm, INFRA)
     if not found:
         raise NotFoundError(
-            f"no {INFRA} parameters: the platform is not deployed in this account and region; run `make deploy` first"
+            f"no {INFRA} parameters: the platform is not deployed in this account and region; "
+            "run `make deploy` first"
         )
     return found
 
@@ -236,12 +239,15 @@ def actions(codepipeline: Any, pipeline: str, execution: str) -> list[dict[str, 
 
 
 def pipeline_failure(session: boto3.Session, pipeline: str, execution: str) -> FailedError:
-    """Why an execution did not succeed: the stage, the action, and the end of its build log or its stack's failures."""
+    """Why an execution did not succeed: the stage, the action, and the end of its build log or its stack's
+    failures.
+    """
     codepipeline = session.client("codepipeline")
     status = codepipeline.get_pipeline_execution(pipelineName=pipeline, pipelineExecutionId=execution)[
         "pipelineExecution"
     ]["status"]
-    look_at = f"aws codepipeline list-action-executions --pipeline-name {pipeline} --filter pipelineExecutionId={execution}"
+    command = f"aws codepipeline list-action-executions --pipeline-name {pipeline}"
+    look_at = f"{command} --filter pipelineExecutionId={execution}"
     for action in actions(codepipeline, pipeline, execution):
         if action["status"] != "Failed":
             continue

@@ -16,8 +16,9 @@ from typing import Any
 from urllib.parse import quote
 
 import boto3
-import release
 from botocore.exceptions import BotoCoreError, ClientError
+
+import release
 
 STACK_NAME = "mlops-platform"
 BUILD = release.ROOT / "build/release"
@@ -79,7 +80,9 @@ def ensure_bucket(s3: Any, bucket: str, region: str, partition: str) -> bool:
 
 
 def upload(s3: Any, bucket: str, objects: dict[str, bytes]) -> int:
-    """Put what is not there yet and return how many that were. The hash in a key makes looking at its content needless."""
+    """Put what is not there yet and return how many that were. The hash in a key makes looking at its
+    content needless.
+    """
     new = 0
     for key, data in sorted(objects.items()):
         try:
@@ -109,7 +112,9 @@ def quick_create_url(region: str, suffix: str, template_url: str, stack_name: st
 
 
 def write_package(built: release.Release, summary: dict[str, Any], folder: Path, with_objects: bool) -> None:
-    """What other tools read: the packaged entry (taskcat), the summary, and the objects of a package that is not uploaded."""
+    """What other tools read: the packaged entry (taskcat), the summary, and the objects of a package that
+    is not uploaded.
+    """
     shutil.rmtree(folder / "objects", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "1-infra.yaml").write_bytes(built.entry)
@@ -137,7 +142,8 @@ def publish(
     suffix = dns_suffix(session, region)
     url = f"https://{built.bucket}.s3.{region}.{suffix}/{built.entry_key}"
     print(
-        f"publish: {built.version}: {new} new of {len(built.objects)} objects in {'new bucket ' if made else ''}{built.bucket}",
+        f"publish: {built.version}: {new} new of {len(built.objects)} objects in "
+        f"{'new bucket ' if made else ''}{built.bucket}",
         file=sys.stderr,
     )
     return built, {

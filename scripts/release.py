@@ -16,8 +16,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import compose
 import yaml
+
+import compose
 
 ROOT = Path(__file__).resolve().parent.parent
 # the repository of each persona, and the whole: mapping key -> (folder, CodeCommit repository)
@@ -67,7 +68,9 @@ def short_hash(data: bytes) -> str:
 
 
 def source_files(root: Path) -> list[str]:
-    """Every source file of the repository, relative and sorted: what git knows, or all of an unpacked source."""
+    """Every source file of the repository, relative and sorted: what git knows, or all of an unpacked
+    source.
+    """
     if (root / ".git").exists():
         command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\0")
@@ -92,7 +95,9 @@ def pascal(name: str) -> str:
 
 
 def stamp(entry: str, values: Mapping[str, str]) -> str:
-    """The entry template with Mappings.Release.Keys filled in; tags such as !Sub stay as they are, comments go."""
+    """The entry template with Mappings.Release.Keys filled in; tags such as !Sub stay as they are, comments
+    go.
+    """
     root = node = yaml.compose(entry)
     for step in ("Mappings", "Release", "Keys"):
         node = next((value for key, value in node.value if key.value == step), None)
@@ -113,7 +118,9 @@ def stamp(entry: str, values: Mapping[str, str]) -> str:
 
 
 def version_of(root: Path) -> str:
-    """The git tag of the commit, or the last tag with the commit behind it, as S3 keys and catalog versions may hold it."""
+    """The git tag of the commit, or the last tag with the commit behind it, as S3 keys and catalog versions
+    may hold it.
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)

@@ -13,7 +13,8 @@ import sys
 
 if sys.version_info < (3, 11):  # before any import or syntax that an older Python does not know
     sys.exit(
-        f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: install it, then make PYTHON=python3.11"
+        f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: "
+        "install it, then make PYTHON=python3.11"
     )
 
 import argparse

@@ -16,16 +16,18 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import account
 import boto3
 import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
+import account
 import publish
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads CloudFormation's YAML; only DeletionPolicy is of interest, so a tag such as !Sub becomes its bare value."""
+class CloudFormationLoader(yaml.SafeLoader):
+    """Reads CloudFormation's YAML; only DeletionPolicy is of interest, so a tag such as !Sub becomes its
+    bare value.
+    """
 
 
 def _bare(loader: yaml.SafeLoader, _: str, node: yaml.Node) -> Any:
@@ -34,7 +36,7 @@ def _bare(loader: yaml.SafeLoader, _: str, node: yaml.Node) -> Any:
     return loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else node.value
 
 
-_Loader.add_multi_constructor("!", _bare)
+CloudFormationLoader.add_multi_constructor("!", _bare)
 
 
 def nested(cloudformation: Any, stack: str) -> list[str]:
@@ -52,7 +54,7 @@ def retained(cloudformation: Any, stacks: list[str]) -> list[dict[str, str]]:
     found = []
     for stack in stacks:
         body = cloudformation.get_template(StackName=stack)["TemplateBody"]
-        template = body if isinstance(body, dict) else yaml.load(body, Loader=_Loader)  # noqa: S506 a SafeLoader
+        template = body if isinstance(body, dict) else yaml.load(body, Loader=CloudFormationLoader)  # noqa: S506 a SafeLoader
         pages = cloudformation.get_paginator("list_stack_resources").paginate(StackName=stack)
         for resource in (r for page in pages for r in page["StackResourceSummaries"]):
             policy = (

@@ -23,11 +23,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import account
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+import account
 from rehearse import scenarios
 from rehearse.cloud import ROOT, CloudError, LocalCloud
 from rehearse.progress import Progress
@@ -138,7 +138,9 @@ class Census(threading.Thread):
 
 
 class Rehearsal:
-    """What a scenario is given: the cloud, use cases and steps, waiting, running commands, and a place for facts."""
+    """What a scenario is given: the cloud, use cases and steps, waiting, running commands, and a place for
+    facts.
+    """
 
     def __init__(
         self, name: str, cloud: LocalCloud, progress: Progress, folder: Path, keep: bool = False
@@ -266,9 +268,15 @@ class Rehearsal:
         shown = " ".join(command)
         try:
             done = subprocess.run(
-                command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
+                command,
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
                 timeout=timeout,
-            )  # fmt: skip
+            )
         except subprocess.TimeoutExpired as error:
             raise Failure(
                 f"`{shown}` did not end within {timeout:.0f} s", str(error.stdout or "").splitlines()[-20:]

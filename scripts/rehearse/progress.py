@@ -109,9 +109,8 @@ class PlainProgress(Progress):
         if step.state != "running":
             totals = self.rehearsal.census.totals()
             detail = f": {step.detail}" if step.detail else ""
-            self._say(
-                f"   {MARKS[step.state][0]} {step.title}{detail}  ({step.seconds:.1f} s, {totals['resources']} resources in {totals['stacks']} stacks)"
-            )
+            counts = f"{totals['resources']} resources in {totals['stacks']} stacks"
+            self._say(f"   {MARKS[step.state][0]} {step.title}{detail}  ({step.seconds:.1f} s, {counts})")
 
     def end(self, result: dict[str, Any]) -> None:
         """The verdict, and what to look at."""

@@ -20,13 +20,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from urllib.request import urlopen
 
+import yaml
+
 import account
 import approve
 import create_project
 import create_user
 import deploy
-import yaml
-
 import publish
 from rehearse.cloud import ROOT
 from rehearse.engine import Failure, Rehearsal, Step
@@ -98,7 +98,9 @@ def wait_for_stack(r: Rehearsal, step: Step, stack: str) -> None:
 
 
 def platform_pipeline(r: Rehearsal) -> None:
-    """ModelRepoPipeline runs on the platform's repository, publishes, and updates 1-infra after an approval."""
+    """ModelRepoPipeline runs on the platform's repository, publishes, and updates 1-infra after an
+    approval.
+    """
     session = r.session()
     codepipeline = session.client("codepipeline")
     with r.step("ModelRepoPipeline publishes the platform's repository") as step:
@@ -110,7 +112,8 @@ def platform_pipeline(r: Rehearsal) -> None:
         infra = account.infra(session.client("ssm"))
         product = session.client("servicecatalog").describe_product_as_admin(Id=infra["project-product-id"])
         step.say(
-            f"MLOPSProduct, {len(product['ProvisioningArtifactSummaries'])} versions; release {infra['release-version']}"
+            f"MLOPSProduct, {len(product['ProvisioningArtifactSummaries'])} versions; "
+            f"release {infra['release-version']}"
         )
 
 
@@ -166,7 +169,9 @@ def wait_for_execution(
     until_approval: bool = False,
     timeout: float = 600,
 ) -> str:
-    """Wait for an execution (the newest, or that of a commit) to succeed, or to stand at its manual approval."""
+    """Wait for an execution (the newest, or that of a commit) to succeed, or to stand at its manual
+    approval.
+    """
     session = r.session()
     codepipeline = session.client("codepipeline")
 
@@ -258,7 +263,8 @@ def new_project(r: Rehearsal, name: str, cost_center: str = "4711") -> Project:
         )
         r.census.count(r.session().client("cloudformation"))
         step.say(
-            f"{project.id}: {len(project.settings)} parameters, {r.census.totals()['resources']} resources in all"
+            f"{project.id}: {len(project.settings)} parameters, "
+            f"{r.census.totals()['resources']} resources in all"
         )
     return project
 
@@ -360,7 +366,9 @@ def open_studio(r: Rehearsal, made: Project, name: str) -> Path:
 
 
 def run_notebook(r: Rehearsal, made: Project, clone: Path, notebook: Path) -> None:
-    """Execute a notebook of the project with the tools of the dev environment, under the Data Scientist's role."""
+    """Execute a notebook of the project with the tools of the dev environment, under the Data Scientist's
+    role.
+    """
     home, env = scientist(r, made)
     with r.step(f"notebook {notebook.name}") as step:
         done = r.folder / "notebooks" / notebook.name
@@ -371,9 +379,8 @@ def run_notebook(r: Rehearsal, made: Project, clone: Path, notebook: Path) -> No
         command = [str(ROOT / ".venv/bin/python"), "-m", "rehearse.notebook", str(notebook), str(done)]
         r.run(command, clone, {**env, "PYTHONPATH": str(ROOT / "scripts")}, timeout=600)
         cells = [c for c in json.loads(done.read_text())["cells"] if c["cell_type"] == "code"]
-        step.say(
-            f"{len(cells)} cells; executed copy in {done.relative_to(ROOT) if done.is_relative_to(ROOT) else done}"
-        )
+        where = done.relative_to(ROOT) if done.is_relative_to(ROOT) else done
+        step.say(f"{len(cells)} cells; executed copy in {where}")
 
 
 # --- E ----------------------------------------------------------------------------------------------------
@@ -470,7 +477,7 @@ def read_version(r: Rehearsal, made: Project, step: Step, commit: str) -> dict[s
     recorded = package.get("CustomerMetadataProperties", {}).get("commit", "")
     r.check(
         recorded == commit,
-        f"model version {package['ModelPackageVersion']} names commit {recorded or 'none'}, pushed was {commit}",
+        f"version {package['ModelPackageVersion']} names commit {recorded or 'none'}, pushed was {commit}",
     )
     statistics = package["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"]
     metrics = flatten(json.loads(read_s3(s3, statistics)))
@@ -518,7 +525,9 @@ def read_s3(s3: Any, uri: str) -> bytes:
 
 
 def approve_version(r: Rehearsal, made: Project, package_arn: str) -> str:
-    """Approve in the registry under the Data Scientist's role; returns the deploy execution that it started."""
+    """Approve in the registry under the Data Scientist's role; returns the deploy execution that it
+    started.
+    """
     codepipeline = r.session().client("codepipeline")
     pipeline = made.settings["deploy-pipeline-name"]
     before = {run["pipelineExecutionId"] for run in account.executions(codepipeline, pipeline)}

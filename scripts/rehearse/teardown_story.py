@@ -7,8 +7,8 @@ from collections import Counter
 from typing import Any
 
 import boto3
-import teardown
 
+import teardown
 from rehearse.engine import Rehearsal
 
 # what services make by themselves outside of any stack, and that no stack's deletion can therefore take along
@@ -138,8 +138,12 @@ def compare(r: Rehearsal, before: set[tuple[str, str]], retained: list[dict[str,
     }
     r.check(
         not surplus and not gone,
-        f"after the teardown {len(surplus)} resources are left that no policy retains, {len(gone)} retained ones are gone",
+        f"after the teardown {len(surplus)} resources are left that no policy retains, "
+        f"and {len(gone)} that are to be retained are gone",
         [f"left: {kind} {name}" for kind, name in surplus] + [f"gone: {kind} {name}" for kind, name in gone],
         "DeletionPolicy in mlops-cfn, and docs/operations.md",
     )
-    return f"{len(left & policy)} retained by policy, {len(by_service)} log groups made by services, the release bucket; nothing else"
+    return (
+        f"{len(left & policy)} retained by policy, {len(by_service)} log groups made by services, "
+        "the release bucket; nothing else"
+    )

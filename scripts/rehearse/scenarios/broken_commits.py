@@ -1,4 +1,6 @@
-"""Broken commits stop the build pipeline at the right stage and name the cause; the next good commit passes."""
+"""Broken commits stop the build pipeline at the right stage and name the cause; the next good commit
+passes.
+"""
 
 from pathlib import Path
 
@@ -21,23 +23,18 @@ def run(r: Rehearsal) -> None:
         r.check(old in good[path], f"{path} of the seed code has no {old!r} any more: change this scenario")
         return good | {path: good[path].replace(old, new, 1)}
 
+    dockerfile = "containers/training/Dockerfile"
+    missing_file = good[dockerfile] + "COPY src/not-there.py /opt/program/\n"
+    raising = good["src/train.py"] + '\n\nraise RuntimeError("the ledger is closed")\n'
     threshold = next(line for line in good["mlops.yml"].splitlines() if line.strip().startswith("threshold:"))
+    too_high = broken("mlops.yml", threshold, threshold.split(":")[0] + ": 0.999")
+    typo = broken("mlops.yml", "test_fraction:", "test_fracton:")
     cases = [
-        ("typo in mlops.yml", "Validate", ["test_fracton", "test_fraction"], broken("mlops.yml", "test_fraction:", "test_fracton:")),
-        (
-            "Dockerfile that fails",
-            "Images",
-            ["src/not-there.py"],
-            good | {"containers/training/Dockerfile": good["containers/training/Dockerfile"] + "COPY src/not-there.py /opt/program/\n"},
-        ),
-        (
-            "training code that raises",
-            "Train",
-            ["the ledger is closed"],
-            good | {"src/train.py": good["src/train.py"] + '\n\nraise RuntimeError("the ledger is closed")\n'},
-        ),
-        ("accuracy below the threshold", "Train", ["0.999"], broken("mlops.yml", threshold, threshold.split(":")[0] + ": 0.999")),
-    ]  # fmt: skip
+        ("typo in mlops.yml", "Validate", ["test_fracton", "test_fraction"], typo),
+        ("Dockerfile that fails", "Images", ["src/not-there.py"], good | {dockerfile: missing_file}),
+        ("training code that raises", "Train", ["the ledger is closed"], good | {"src/train.py": raising}),
+        ("accuracy below the threshold", "Train", ["0.999"], too_high),
+    ]
     with r.use_case("E", "broken commits, then a good one"):
         for title, stage, words, files in cases:
             with r.step(title) as step:

@@ -12,7 +12,8 @@ def run(r: Rehearsal) -> None:
     people = ("jane-doe", "john-roe")
     with r.use_case("B", "create two projects"):
         # upper case and 32 letters are allowed in a project's name, in S3 and ECR names they are not
-        projects = [story.new_project(r, name, center) for name, center in (("credit-risk", "4711"), ("FraudDetection-Europe-2026-Q4-XL", "0815"))]  # fmt: skip
+        names = (("credit-risk", "4711"), ("FraudDetection-Europe-2026-Q4-XL", "0815"))
+        projects = [story.new_project(r, name, cost_center) for name, cost_center in names]
     with r.use_case("C", "create two users"):
         for project, person in zip(projects, people, strict=True):
             story.new_user(r, project, person)

@@ -1,0 +1,102 @@
+"""Writes the generated parts of docs/: parameters, retention, and what a rehearsal cannot prove (`make docs`).
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`; a test fails when one is stale.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import yaml
+
+import teardown
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+ENTRIES = ("1-infra.yaml", "2-smproject.yaml", "3-user.yaml")
+
+
+def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def parameters() -> str:
+    """What a launch form asks for; what it reads from SSM is left out, nobody types that."""
+    parts = []
+    for name in ENTRIES:
+        template = yaml.load((ROOT / "mlops-cfn" / name).read_text(), Loader=teardown.CloudFormationLoader)
+        rows = []
+        for parameter, found in template["Parameters"].items():
+            if found["Type"].startswith("AWS::SSM::") or parameter.startswith("SageMakerProject"):
+                continue
+            default = found.get("Default", "")
+            shown = (
+                f"`{default}`"
+                if "Default" in found and default != ""
+                else "optional"
+                if "Default" in found
+                else "required"
+            )
+            values = ", ".join(f"`{value}`" for value in found.get("AllowedValues", []))
+            rows.append((f"`{parameter}`", shown, values, " ".join(found["Description"].split())))
+        parts.append(f"### {name}\n\n" + markdown(("parameter", "default", "values", "meaning"), rows))
+    return "\n\n".join(parts)
+
+
+def retention() -> str:
+    """Every resource that outlives its stack, with the reason that stands beside its policy."""
+    rows = []
+    for path in sorted((ROOT / "mlops-cfn").rglob("*.yaml")):
+        name = kind = ""
+        for line in path.read_text().splitlines():
+            if found := re.fullmatch(r"  (\w+):\s*(#.*)?", line):
+                name = found[1]
+            elif found := re.match(r"    Type: (AWS::\S+)", line):
+                kind = found[1]
+            elif found := re.match(r"    DeletionPolicy: Retain\w*\s*(?:#\s*(.*))?$", line):
+                where = path.relative_to(ROOT / "mlops-cfn").as_posix()
+                rows.append((f"`{where}`", name, kind.removeprefix("AWS::"), found[1] or ""))
+    return markdown(("template", "resource", "type", "who still needs it"), rows)
+
+
+def limits() -> str:
+    """The list that the rehearsal's report shows too."""
+    found = yaml.safe_load((DOCS / "limits.yml").read_text())
+    rows = [(item["area"], item["limit"], item["instead"]) for item in found]
+    return markdown(("", "not proven", "instead"), rows)
+
+
+GENERATED = {"parameters": parameters, "retention": retention, "limits": limits}
+
+
+def render(text: str) -> str:
+    """A document with its generated parts made anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        return f"<!-- generated: {match[1]} -->\n\n{GENERATED[match[1]]()}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- generated: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write, or with --check exit 1 naming what is stale."""
+    check = "--check" in (argv if argv is not None else sys.argv[1:])
+    stale = []
+    for path in sorted(DOCS.glob("*.md")):
+        text = path.read_text()
+        if (fresh := render(text)) != text:
+            stale.append(path.relative_to(ROOT).as_posix())
+            if not check:
+                path.write_text(fresh)
+    if check and stale:
+        print(f"docs: {', '.join(stale)} is stale; run `make docs`", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
