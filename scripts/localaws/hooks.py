@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from localaws import clock, refusals, resource
 from localaws.cloud import caller_key
@@ -34,7 +35,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "template_url": ("ministack.services.cloudformation.helpers:_resolve_document",),
     "alarm_dimensions": ("ministack.services.cloudwatch:_evaluate_alarm", "ministack.services.cloudwatch:_metrics",
                          "ministack.services.cloudwatch:_dims_key"),
-    "mail": ("ministack.services.sns:_fanout", "ministack.services.sns:_topic_by_arn_any_scope",
+    "mail": ("ministack.services.sns:_fanout", "ministack.services.sns:_subscribe", "ministack.services.sns:_topics", "ministack.services.sns:_topic_by_arn_any_scope",
              "ministack.services.sns:_resolve_message_for_protocol"),
     "trust_policies": ("ministack.services.iam:_trust_policy_not_principal_error",
                        "ministack.core.iam_evaluator:validate_policy_document"),
@@ -315,22 +316,53 @@ def alarms_mind_dimensions() -> None:
 
 
 def keep_mail(cloud: Cloud) -> None:
-    """Keep what SNS would send by e-mail in the cloud's outbox; a subscription is confirmed by its owner's click on AWS, here at once."""
-    from ministack.services import sns
+    """Keep what SNS would send by e-mail in the cloud's outbox.
 
-    original = sns._fanout
+    As on AWS, an address first gets a mail that asks for confirmation, and nothing else before its link was followed.
+    """
+    from ministack.services import sns
+    from ministack.services.cloudformation import provisioners
+
+    fan_out, subscribe = sns._fanout, sns._subscribe
+
+    def ask() -> None:
+        for topic in list(sns._topics._data.values()):
+            for one in topic["subscriptions"]:
+                if one.get("protocol") in ("email", "email-json") and "asked" not in one:
+                    one.update(asked=True, confirmed=False, token=cloud.new_id(length=32))
+                    one.setdefault("attributes", {})["PendingConfirmation"] = "true"
+                    link = f"{cloud.endpoint}/?{urlencode({'Action': 'ConfirmSubscription', 'TopicArn': topic['arn'], 'Token': one['token']})}"
+                    post(topic["arn"], one["endpoint"], "AWS Notification - Subscription Confirmation",
+                         f"You have chosen to subscribe to the topic:\n{topic['arn']}\n\nTo confirm this subscription, follow the link:\n{link}\n")
+
+    def post(topic_arn: str, to: str, subject: str, body: str) -> None:
+        cloud.outbox.append({"to": to, "subject": subject, "body": body, "topic": topic_arn, "at": clock.now().isoformat()})
 
     def fanout(topic_arn: str, msg_id: str, message: str, subject: str, *rest: Any, **named: Any) -> Any:
+        ask()
         topic = sns._topic_by_arn_any_scope(topic_arn)
         structure = rest[0] if rest else named.get("message_structure", "")
-        for subscription in (topic or {}).get("subscriptions", []):
-            if subscription.get("protocol") in ("email", "email-json"):
-                body = sns._resolve_message_for_protocol(message, structure, subscription["protocol"])
-                cloud.outbox.append({"to": subscription["endpoint"], "subject": subject or "AWS Notification Message", "body": body,
-                                     "topic": topic_arn, "at": clock.now().isoformat()})
-        return original(topic_arn, msg_id, message, subject, *rest, **named)
+        for one in (topic or {}).get("subscriptions", []):
+            if one.get("protocol") in ("email", "email-json") and one.get("confirmed"):
+                body = sns._resolve_message_for_protocol(message, structure, one["protocol"])
+                post(topic_arn, one["endpoint"], subject or "AWS Notification Message", body)
+        return fan_out(topic_arn, msg_id, message, subject, *rest, **named)
+
+    def then_ask(function: Callable) -> Callable:
+        def run(*arguments: Any, **named: Any) -> Any:
+            answer = function(*arguments, **named)
+            ask()
+            return answer
+
+        return run
 
     sns._fanout = fanout
+    sns._subscribe = then_ask(subscribe)
+    for name in ("AWS::SNS::Topic", "AWS::SNS::Subscription"):
+        handler = provisioners._RESOURCE_HANDLERS[name]
+        for step in ("create", "update"):
+            if step in handler:
+                handler[step] = then_ask(handler[step])
 
 
 def refuse_trust_policies() -> None:
