@@ -30,6 +30,7 @@ def assemble(cloud: Cloud) -> Gateway:
     hooks.read_prefix_lists()
     hooks.alarms_mind_dimensions()
     hooks.keep_mail(cloud)
+    hooks.refuse_unknown_parameters()
     hooks.refuse_trust_policies()
     for service in found:
         start = getattr(service, "start", None)

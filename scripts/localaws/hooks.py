@@ -37,6 +37,8 @@ HOOKS: dict[str, tuple[str, ...]] = {
                          "ministack.services.cloudwatch:_dims_key"),
     "mail": ("ministack.services.sns:_fanout", "ministack.services.sns:_subscribe", "ministack.services.sns:_topics", "ministack.services.sns:_topic_by_arn_any_scope",
              "ministack.services.sns:_resolve_message_for_protocol"),
+    "unknown_parameters": ("ministack.services.cloudformation.handlers:_resolve_parameters",
+                           "ministack.services.cloudformation.changesets:_resolve_parameters"),
     "trust_policies": ("ministack.services.iam:_trust_policy_not_principal_error",
                        "ministack.core.iam_evaluator:validate_policy_document"),
     "caller": ("ministack.services.sts:_sessions",),
@@ -363,6 +365,23 @@ def keep_mail(cloud: Cloud) -> None:
         for step in ("create", "update"):
             if step in handler:
                 handler[step] = then_ask(handler[step])
+
+
+def refuse_unknown_parameters() -> None:
+    """CloudFormation refuses values for parameters that the template does not have; ministack drops them."""
+    from ministack.services.cloudformation import changesets, handlers
+
+    def checked(original: Callable) -> Callable:
+        def resolve(template: dict, provided: list[dict], *rest: Any) -> dict:
+            unknown = [p["Key"] for p in provided if "Key" in p and p["Key"] not in (template.get("Parameters") or {})]
+            if unknown:
+                raise ValueError(f"Parameters: [{', '.join(unknown)}] do not exist in the template")
+            return original(template, provided, *rest)
+
+        return resolve
+
+    for module in (handlers, changesets):
+        module._resolve_parameters = checked(module._resolve_parameters)
 
 
 def refuse_trust_policies() -> None:
