@@ -1,4 +1,4 @@
-"""Writes the generated parts of docs/: parameters, retention, and what a rehearsal cannot prove (`make docs`).
+"""Writes the generated parts of docs/: parameters, retention, what a rehearsal cannot prove (`make docs`).
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`; a test fails when one is stale.
 """

@@ -137,15 +137,10 @@ def publish(
         root, version or release.version_of(root), bucket or default_bucket(account, region)
     )
     s3 = session.client("s3")
-    made = ensure_bucket(s3, built.bucket, region, session.get_partition_for_region(region))
+    ensure_bucket(s3, built.bucket, region, session.get_partition_for_region(region))
     new = upload(s3, built.bucket, built.objects)
     suffix = dns_suffix(session, region)
     url = f"https://{built.bucket}.s3.{region}.{suffix}/{built.entry_key}"
-    print(
-        f"publish: {built.version}: {new} new of {len(built.objects)} objects in "
-        f"{'new bucket ' if made else ''}{built.bucket}",
-        file=sys.stderr,
-    )
     return built, {
         "version": built.version,
         "bucket": built.bucket,

@@ -15,10 +15,10 @@ def el(name: str, *content: str, **attributes: Any) -> str:
     """An HTML or SVG element: content is markup already, attributes are escaped; class_ is class,
     text_anchor is text-anchor.
     """
-    shown = "".join(
-        f" {key.rstrip('_').replace('_', '-')}='{escape(f'{value:.1f}' if isinstance(value, float) else str(value))}'"
-        for key, value in attributes.items()
-    )
+    shown = ""
+    for key, value in attributes.items():
+        plain = f"{value:.1f}" if isinstance(value, float) else str(value)
+        shown += f" {key.rstrip('_').replace('_', '-')}='{escape(plain)}'"
     return f"<{name}{shown}>{''.join(content)}</{name}>"
 
 

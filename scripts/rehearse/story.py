@@ -28,6 +28,7 @@ import create_project
 import create_user
 import deploy
 import publish
+import release
 from rehearse.cloud import ROOT
 from rehearse.engine import Failure, Rehearsal, Step
 
@@ -54,20 +55,31 @@ class Project:
 # ----------------
 
 
-def publish_release(r: Rehearsal, root: Path = ROOT) -> dict[str, Any]:
-    """Publish the sources as they are on disk."""
+def snapshot(r: Rehearsal) -> Path:
+    """A copy of the sources: somebody may edit them while the rehearsal goes on."""
+    target = r.folder / "sources"
+    shutil.rmtree(target, ignore_errors=True)
+    for name in release.source_files(ROOT):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target / name)
+    return target
+
+
+def publish_release(r: Rehearsal) -> dict[str, Any]:
+    """Publish the sources as they are on disk, and once more, which must write nothing."""
     with r.step("publish an immutable release") as step:
-        built, summary = publish.publish(r.session(), root)
+        sources, version = snapshot(r), release.version_of(ROOT)
+        built, summary = publish.publish(r.session(), sources, version=version)
         step.say(f"{summary['version']}: {len(built.objects)} objects in {summary['bucket']}")
         r.facts["release"] = {
             "version": summary["version"],
             "objects": len(built.objects),
             "bucket": summary["bucket"],
         }
-        _, again = publish.publish(r.session(), root)
+        _, again = publish.publish(r.session(), sources, version=version)
         r.check(
             again["new_objects"] == 0,
-            f"publishing the same sources again wrote {again['new_objects']} new objects",
+            f"publishing the same sources again wrote {again['new_objects']} objects",
         )
     return summary
 
@@ -545,7 +557,7 @@ def approve_version(r: Rehearsal, made: Project, package_arn: str) -> str:
     return r.wait(f"{pipeline} to start after the approval", started, timeout=60)
 
 
-def release(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
+def roll_out(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
     """Use case F: approval, staging, tests, manual approval, production, monitoring."""
     pipeline = made.settings["deploy-pipeline-name"]
     codepipeline = r.session().client("codepipeline")

@@ -12,7 +12,7 @@ def run(r: Rehearsal) -> None:
     story.user(r, project)
     clone = story.experiment(r, project)
     version = story.train(r, project, clone)
-    story.release(r, project, version)
+    story.roll_out(r, project, version)
     story.monitor(r, project, version)
     if not r.keep:
         teardown_story.teardown_everything(r, before)
