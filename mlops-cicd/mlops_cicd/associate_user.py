@@ -1,7 +1,7 @@
 """Associates a Studio user with a project (flow C): profile, private JupyterLab space, tags, a record in SSM.
 
-3-user makes the profile; the user's pipeline runs this. Running it again, or for many users at once, gives the same result:
-what is there is left alone, and losing a race for the space is no fault.
+3-user makes the profile; the user's pipeline runs this. Running it again, or for many users at once, gives
+the same result: what is there is left alone, and losing a race for the space is no fault.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -64,12 +63,14 @@ def check_profile(profile: Json, role: str, project_id: str) -> None:
         )
 
 
-def space_name(user: str) -> str:
-    """Name of the user's private space."""
-    name = f"{user}{SUFFIX}"
-    if len(name) > SPACE_NAME_LIMIT or not re.fullmatch(r"[A-Za-z0-9](-*[A-Za-z0-9])*", user):
-        limit = SPACE_NAME_LIMIT - len(SUFFIX)
-        raise Fault(f"user name {user!r}: allowed are letters, digits and inner hyphens, at most {limit}")
+def space_name(profile: str) -> str:
+    """Name of the private space, unique in the domain that all projects share, as the profile's name is."""
+    name = f"{profile}{SUFFIX}"
+    if len(name) > SPACE_NAME_LIMIT:
+        raise Fault(
+            f"the space of profile {profile} would be named {name}, longer than {SPACE_NAME_LIMIT}: "
+            "launch the user product with a shorter user name"
+        )
     return name
 
 
@@ -111,8 +112,8 @@ def check_space(space: Json, profile: str) -> None:
     sharing = space.get("SpaceSharingSettings", {}).get("SharingType")
     if owner != profile or sharing != "Private":
         raise Fault(
-            f"space {space['SpaceName']} is {sharing} and owned by {owner}; it must be Private and owned by {profile}: "
-            "delete or rename it in Studio, then start the user's pipeline again"
+            f"space {space['SpaceName']} is {sharing} and owned by {owner}; it must be Private and "
+            f"owned by {profile}: delete it in Studio, then start the user's pipeline again"
         )
 
 
@@ -137,13 +138,7 @@ def write_association(ssm: Any, path: str, association: Json, now: datetime) -> 
     if {key: value for key, value in before.items() if key != "at"} == association:
         return False
     value = json.dumps(association | {"at": now.isoformat(timespec="seconds")}, sort_keys=True)
-    ssm.put_parameter(
-        Name=path,
-        Value=value,
-        Type="String",
-        Overwrite=True,
-        Description="What associates the user with the project",
-    )
+    ssm.put_parameter(Name=path, Value=value, Type="String", Overwrite=True)
     return True
 
 
@@ -167,7 +162,6 @@ def main(
     session = session or boto3.Session()
     ssm, sagemaker = session.client("ssm"), session.client("sagemaker")
     project, user = options.project_id, options.user
-    name = space_name(user)
     paths = {
         "profile": project_path(project, f"users/{user}/profile-name"),
         "domain": infra_path("studio-domain-id"),
@@ -178,6 +172,7 @@ def main(
     }
     values = read_parameters(ssm, paths.values())
     domain, profile, role = (values[paths[key]] for key in ("domain", "profile", "role"))
+    name = space_name(profile)
     tags = [
         {"Key": "sagemaker:project-id", "Value": project},
         {"Key": "sagemaker:project-name", "Value": values[paths["project"]]},

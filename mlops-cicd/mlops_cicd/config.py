@@ -53,7 +53,7 @@ def check(text: str, name: str = "mlops.yml") -> list[str]:
 
 
 def index_lines(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int]) -> Iterator[tuple[int, str]]:
-    """Fill the line of every key path; yields the keys that are written twice, of which YAML keeps the last."""
+    """Fill the line of every key path; yields keys that are written twice: YAML would keep the last."""
     lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()

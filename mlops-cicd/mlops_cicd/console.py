@@ -20,11 +20,11 @@ class Fault(Exception):
 
 
 def script(main: Callable[..., int]) -> Callable[..., int]:
-    """Turn the faults that a person can act on into a sentence and exit code 1; others keep their traceback."""
+    """Turn faults that a person can act on into a sentence and exit code 1; others keep their traceback."""
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> int:
-        name = main.__module__.rpartition(".")[2]
+        name = Path(main.__code__.co_filename).stem
         try:
             return main(*args, **kwargs)
         except Fault as fault:
@@ -55,7 +55,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_env(path: Path, variables: Mapping[str, str]) -> None:
-    """Write `export NAME='value'` lines: CodeBuild exports only variables of the build's own shell, which sources it."""
+    """Write `export NAME='value'` lines for the buildspec to source.
+
+    CodeBuild exports only variables of the build's own shell, never those of a child process.
+    """
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(lines), encoding="utf-8")

@@ -1,8 +1,9 @@
 """Checks a SageMaker pipeline definition offline, before UpdatePipeline accepts nearly anything (flow E).
 
-SageMaker looks into a step's arguments only when the step starts, half an hour into a run. botocore ships the same API
-model, so it is asked now: pipeline functions are replaced by values of the expected type, then required members, unknown
-members, types, ranges, enumerations and patterns are checked, and every reference is followed.
+SageMaker looks into a step's arguments only when the step starts, half an hour into a run. botocore ships
+the same API model, so it is asked now: pipeline functions are replaced by values of the expected type, then
+required and unknown members, types, ranges, enumerations and patterns are checked, and every reference is
+followed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from botocore.model import ListShape, MapShape, ServiceModel, Shape, StructureSh
 from botocore.validate import ParamValidator
 
 STEP_NAME = re.compile(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,63}")
-# Step type -> operation, the name that SageMaker gives, and the Describe operation that properties are read from.
+# Step type -> operation, the name that SageMaker gives, the operation that properties are read from.
 STEPS = {
     "Training": ("CreateTrainingJob", "TrainingJobName", "DescribeTrainingJob"),
     "Processing": ("CreateProcessingJob", "ProcessingJobName", "DescribeProcessingJob"),
@@ -141,7 +142,7 @@ class Linter:
         self.problems += [f"{where}: {line}" for line in report.splitlines() if line]
 
     def fill(self, shape: Shape | None, value: Any, where: str, path: str) -> Any:
-        """The value with functions replaced by samples; checks what ParamValidator leaves out: enums and patterns."""
+        """The value with functions replaced by samples; checks enums and patterns too."""
         if shape is None:
             return value
         if is_function(value):

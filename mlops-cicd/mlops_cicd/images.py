@@ -1,7 +1,7 @@
-"""Stage Images of the build pipeline (flow E): the project's three images, built only where their content changed.
+"""Stage Images of the build pipeline (flow E): the project's three images, built only where content changed.
 
-An image's tag is the hash of everything it is built from, so a tag that ECR already has is never built again. One CodeBuild
-run builds all three: a new account has one concurrent build.
+An image's tag is the hash of everything it is built from, so a tag that ECR already has is never built again.
+One CodeBuild run builds all three: a new account has one concurrent build.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def context_files(project: Path, pattern: str, dockerfile: str) -> list[Path]:
     matches = [project] if relative == "." else sorted(project.glob(relative))
     if not matches:
         raise Fault(
-            f"{dockerfile} copies {pattern}; the repository has no such file: correct the Dockerfile or commit it"
+            f"{dockerfile} copies {pattern}; the repository has no such file: correct one or add the other"
         )
     files: list[Path] = []
     for match in matches:
@@ -139,7 +139,7 @@ def registry_of(uri: str) -> str:
 
 
 def login(ecr: Any, registries: Sequence[str], run: Callable[..., Any]) -> None:
-    """Log docker in to the project's registry and to AWS's; one token serves all registries that the role may read."""
+    """Log docker in to the project's registry and to AWS's: one token serves all that the role may read."""
     token = ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
     user, _, password = base64.b64decode(token).decode().partition(":")
     for registry in registries:
@@ -155,7 +155,7 @@ def login(ecr: Any, registries: Sequence[str], run: Callable[..., Any]) -> None:
 
 
 def pip_configuration(codeartifact: Any, domain: str, repository: str, account: str) -> str:
-    """pip.conf for `docker build`: the private index with a token. It is passed as a secret, so no layer holds it."""
+    """pip.conf for `docker build`: the private index with a token. A build secret, so no layer holds it."""
     token = codeartifact.get_authorization_token(domain=domain, domainOwner=account, durationSeconds=3600)
     endpoint = codeartifact.get_repository_endpoint(
         domain=domain, domainOwner=account, repository=repository, format="pypi"
@@ -259,6 +259,7 @@ def main(
     session = session or boto3.Session()
     config = load_config(options.project_dir / "mlops.yml")
     project = load_project(session.client("ssm"), options.project_id, session.region_name)
+    project.check(config)
     ecr = session.client("ecr")
     planned = plan(options.project_dir, project, config)
 
@@ -292,7 +293,7 @@ def main(
                 try:
                     build_and_push(options.project_dir, name, image["uri"], image["args"], secret, execute)
                 except Fault:
-                    # Tags are immutable: a build of the same content at the same time may have pushed it first.
+                    # Tags are immutable: a build of the same content may have pushed it meanwhile.
                     if not has_tag(ecr, image["repository"].partition("/")[2], image["tag"]):
                         raise
                     say(f"{name}: another build pushed the same content first")

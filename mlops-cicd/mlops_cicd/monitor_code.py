@@ -1,6 +1,7 @@
 """Uploads monitor/monitor.py, which the pipeline's baseline step and the scheduled monitor run.
 
-The key holds the content's hash: a change of the monitor never changes what a deployed schedule or a cached step refers to.
+The key holds the content's hash: a change of the monitor never changes what a deployed schedule or a cached
+step refers to.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Build stage of ModelRepoPipeline (flow A): check the platform's sources, publish them as a release.
 
-Runs in the root of the platform repository. The output folder becomes the artifact that the pipeline's CloudFormation action
-updates 1-infra from, after a person's approval.
+Runs in the root of the platform repository. The output folder becomes the artifact from which the pipeline's
+CloudFormation action updates 1-infra, after a person's approval.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from jsonschema.exceptions import SchemaError
 from .console import OK, Fault, say, script
 
 COMMIT = re.compile(r"[0-9a-f]{7,64}")
+# cfn-lint has no `python -m`; its command need not be on the PATH of this interpreter.
+CFN_LINT = (sys.executable, "-c", "import sys; from cfnlint.runner import main; sys.exit(main())")
 Run = Callable[..., Any]
 
 
@@ -38,9 +40,7 @@ def templates(root: Path) -> list[str]:
 def check_templates(root: Path, run: Run) -> None:
     """cfn-lint, with its warnings as faults."""
     found = templates(root)
-    done = run(
-        [sys.executable, "-m", "cfnlint", "--non-zero-exit-code", "warning", *found], cwd=root, check=False
-    )
+    done = run([*CFN_LINT, "--non-zero-exit-code", "warning", *found], cwd=root, check=False)
     if done.returncode:
         raise Fault("cfn-lint found mistakes in the templates; the output above names file and line")
     say(f"{len(found)} templates are valid")

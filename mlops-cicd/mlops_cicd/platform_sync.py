@@ -1,7 +1,7 @@
-"""Last step of ModelRepoPipeline's build (flow A): fills the three persona repositories from the platform repository.
+"""Last step of ModelRepoPipeline's build (flow A): fills the three persona repositories from the platform's.
 
-Each repository gets the content of its folder as one commit, and only when it differs. History is kept: what a persona
-committed there stays in it.
+Each repository gets the content of its folder as one commit, and only when it differs. History is kept:
+what a persona committed there stays in it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads the model registry: the newest approved version of a group, its baselines and its evaluation (flow F)."""
+"""Reads the model registry (flow F): a group's newest approved version, its baselines, its evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ModelVersion:
     description: dict[str, Any]
 
     def artefact(self, *path: str) -> str | None:
-        """S3 address of a metrics or baseline file; ("ModelQuality", "Statistics") is looked up in both places."""
+        """S3 address of a baseline or metrics file, such as ("ModelQuality", "Statistics")."""
         for block in ("DriftCheckBaselines", "ModelMetrics"):
             value: Any = self.description.get(block) or {}
             for name in path:

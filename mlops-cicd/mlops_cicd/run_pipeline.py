@@ -1,7 +1,7 @@
-"""Stage Train of the build pipeline (flow E): updates the project's stable SageMaker pipeline, runs it, explains a failure.
+"""Stage Train of the build pipeline (flow E): updates the project's stable SageMaker pipeline and runs it.
 
-The definition comes from the project's pipeline.py. It is checked, created or updated with the project's role and tags,
-started and followed; the result is the new model version.
+The definition comes from the project's pipeline.py. It is checked, created or updated with the project's
+role and tags, started and followed; the result is the new model version, or why there is none.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def upsert(sagemaker: Any, s3: Any, project: Project, definition: str) -> str:
     try:
         sagemaker.describe_pipeline(PipelineName=project.name)
     except ClientError as error:
-        if error.response["Error"]["Code"] not in ("ResourceNotFound", "ResourceNotFoundException"):
+        # An invalid name is refused by CreatePipeline in better words, so both codes lead there.
+        if error.response["Error"]["Code"] not in ("ResourceNotFound", "ValidationException"):
             raise
         arn = sagemaker.create_pipeline(**arguments, Tags=project.tags)["PipelineArn"]
         say(f"pipeline {project.name} created")
@@ -166,6 +167,7 @@ def registered(steps: list[dict[str, Any]]) -> str | None:
 def define(options: argparse.Namespace, session: Any, project: Project, sagemaker: Any) -> str:
     """The project's pipeline definition, checked."""
     config = load_config(options.project_dir / "mlops.yml")
+    project.check(config)
     monitor = upload_monitor(session.client("s3"), project.bucket_name, project.key_arn)
     settings = project.for_pipeline(config, read_images(options.images), options.commit, monitor)
     definition = sdk.load_definition(

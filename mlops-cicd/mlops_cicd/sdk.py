@@ -1,9 +1,10 @@
 """The only module that knows the SageMaker Python SDK and its quirks (v3, pinned in requirements.txt).
 
-- Telemetry: a session calls home (an S3 bucket, sts) unless its configuration opts out; a build in the VPC would
-  wait for a route that does not exist.
-- Role check: trainers and pipelines simulate the execution role's policies unless SAGEMAKER_VALIDATE_ROLE says no; the
-  build role may not, and need not, do that.
+- Telemetry: a session calls home (an S3 bucket, sts) unless its configuration opts out; a build in the VPC
+  would wait for a route that does not exist.
+- Role check: trainers and pipelines simulate the execution role's policies unless
+  SAGEMAKER_VALIDATE_ROLE says no; the build role may not, and need not, do that.
+- Noise: the SDK logs what it sets and drops, a screen of it a pipeline; the build log is for people.
 - Default bucket: a session without one creates sagemaker-<region>-<account>; ours has the project's.
 - Importing costs seconds, so it is done in the functions.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import sys
 import warnings
@@ -30,12 +32,22 @@ MODULE_NAME = "project_pipeline"
 def pipeline_session(boto_session: Any, bucket: str) -> Any:
     """A PipelineSession that creates no bucket, calls no home and simulates no role."""
     os.environ["SAGEMAKER_VALIDATE_ROLE"] = "false"
-    warnings.filterwarnings(
-        "ignore", module=r"(sagemaker|pydantic)"
-    )  # the SDK's own; they drown ours in the build log
     from sagemaker.core.workflow.pipeline_context import PipelineSession
 
     return PipelineSession(boto_session=boto_session, default_bucket=bucket, sagemaker_config=CONFIGURATION)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop log records below errors: the SDK resets its loggers' levels as it goes, so levels do not help."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def base_image(framework: dict[str, str], image: str, region: str, instance_type: str) -> str:
@@ -54,13 +66,14 @@ def base_image(framework: dict[str, str], image: str, region: str, instance_type
     except ValueError as error:
         reason = str(error).strip().splitlines()[0]
         raise Fault(
-            f"mlops.yml: framework {framework['name']} {framework['version']} has no {scope} image in {region}: {reason}"
+            f"mlops.yml: framework {framework['name']} {framework['version']} has no {scope} image "
+            f"in {region}: {reason}"
         ) from error
 
 
 def load_definition(project: Path, settings: dict[str, Any], session: Any) -> str:
     """The definition JSON of the pipeline that the project's pipeline.py describes."""
-    with working_in(project):
+    with quiet(), working_in(project):
         module = load_module(project / "pipeline.py")
         get_pipeline = getattr(module, "get_pipeline", None)
         if not callable(get_pipeline):

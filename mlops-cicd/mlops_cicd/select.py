@@ -1,7 +1,8 @@
 """Stage Select of the deploy pipeline (flow F): which model version to deploy, and with which parameters.
 
-The newest approved version is deployed, so that rejecting the live one brings back the one before it. When production
-already runs it (a duplicate event, an approval of an older version), DEPLOY is false and the stages are skipped.
+The newest approved version is deployed, so that rejecting the live one brings back the one before it. When
+production already runs it (a duplicate event, an approval of an older version), DEPLOY is false and the
+stages are skipped.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def live_model(cloudformation: Any, stack: str) -> str | None:
 
 
 def common(project: Project) -> Parameters:
-    """Parameters of every stack that the deploy pipeline makes; those that name a path are read by CloudFormation."""
+    """Parameters of every stack of the deploy pipeline; CloudFormation reads the values of paths itself."""
     return {
         "ProjectId": project.project_id,
         "ProjectName": project.project_name,
@@ -86,8 +87,8 @@ def monitoring_parameters(
     constraints = model.artefact("ModelDataQuality", "Constraints")
     if not statistics or not constraints:
         raise Fault(
-            f"model version {model.version} has no data quality baseline, so it cannot be monitored: pipeline.py must "
-            "register statistics.json and constraints.json as ModelDataQuality"
+            f"model version {model.version} has no data quality baseline, so it cannot be monitored: "
+            "pipeline.py must register statistics.json and constraints.json as ModelDataQuality"
         )
     return common(project) | {
         "EndpointName": project.resource("production"),
@@ -107,7 +108,7 @@ def monitoring_parameters(
 
 
 def monitor_image(ecr: Any, project: Project, model: ModelVersion) -> str:
-    """The image that the monitor runs in: the one that the model version names, else the newest preprocessing image."""
+    """The image that the monitor runs in: what the model version names, else the newest one."""
     named = model.metadata.get("preprocessing_image")
     if named:
         return named
@@ -185,6 +186,7 @@ def main(argv: Sequence[str] | None = None, session: Any = None) -> int:
         say(f"nothing to deploy: version {model.version}, the newest approved one, is live in production")
     else:
         config = load_config(options.project_dir / "mlops.yml")
+        project.check(config)
         code = upload_monitor(session.client("s3"), project.bucket_name, project.key_arn)
         image = monitor_image(session.client("ecr"), project, model)
         for stage in STAGES:

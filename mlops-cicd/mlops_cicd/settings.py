@@ -1,7 +1,7 @@
 """A project's settings, read from the SSM parameters that the stacks write (flows E, F and C).
 
-`/mlops/projects/<id>/<key>` is written by 2-smproject, `/mlops/infra/<key>` by 1-infra. Only what the scripts use is
-read, so that a stack may add keys, and leave out what nobody needs.
+`/mlops/projects/<id>/<key>` is written by 2-smproject, `/mlops/infra/<key>` by 1-infra. Only what the scripts
+use is read, so that a stack may add keys, and leave out what nobody needs.
 """
 
 from __future__ import annotations
@@ -120,6 +120,15 @@ class Project:
     def resource(self, suffix: str) -> str:
         """Name of a stage's endpoint or stack: mlops-<id>-staging."""
         return f"{self.name}-{suffix}"
+
+    def check(self, config: dict[str, Any]) -> None:
+        """mlops.yml must be of the kind that the project's pipelines were made for."""
+        mode = config["inference"]["mode"]
+        if mode != self.inference_mode:
+            raise Fault(
+                f"mlops.yml: inference.mode is {mode}; project {self.project_name} was created for "
+                f"{self.inference_mode}: change it back, or create a project for {mode}"
+            )
 
     def for_pipeline(
         self, config: dict[str, Any], images: dict[str, str], commit: str, monitor_uri: str

@@ -1,6 +1,7 @@
-"""Tests a deployed endpoint by really invoking it with labelled rows of the project (flow F, staging and production).
+"""Tests a deployed endpoint by really invoking it with labelled rows of the project (flow F, both stages).
 
-Each request carries an inference id that begins with "smoke-test", by which the monitor leaves it out of the live traffic.
+Each request carries an inference id that begins with "smoke-test", by which the monitor tells it from
+traffic.
 """
 
 from __future__ import annotations
@@ -230,8 +231,8 @@ def run_checks(
     if len(set(sample.positive)) < 2:
         data = config["data"]
         raise Fault(
-            f"every label of {data['source']} is the same to data.positive_class {data.get('positive_class', 1)!r}: "
-            "the predictions cannot be judged"
+            f"the labels in {data['source']} all mean the same to data.positive_class "
+            f"{data.get('positive_class', 1)!r}: the predictions cannot be judged"
         )
     value = measure(metric, scores, sample.positive) if finite else 0.0
     report.check(f"{metric} of the sample", value >= threshold, f"{value:.4f}", f"at least {threshold}")

@@ -1,4 +1,4 @@
-"""Stage Validate of the build pipeline (flow E): mlops.yml, the files it needs, then the project's own fast tests.
+"""Stage Validate of the build pipeline (flow E): mlops.yml, the files it needs, the project's own fast tests.
 
 CodeBuild calls it twice: first without --tests, which needs only this package; then, after the project's
 requirements-dev.txt is installed, with --tests.
