@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -161,6 +162,13 @@ class LocalCloud:
 
         return read
 
+    def subscribe(self, topic: str, address: str) -> None:
+        """Subscribe an e-mail address and confirm it, as its owner does by the link in the first mail."""
+        self.client("sns").subscribe(TopicArn=topic, Protocol="email", Endpoint=address)
+        mails = [m for m in self.control("outbox") if (m["topic"], m["to"]) == (topic, address)]
+        for link in re.findall(r"http\S+ConfirmSubscription\S+", "\n".join(m["body"] for m in mails)):
+            urllib.request.urlopen(link, timeout=30).close()
+
     def git(self, *arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run git as a person without any configuration."""
         env = {"PATH": os.environ["PATH"], "HOME": str(cwd), "GIT_CONFIG_NOSYSTEM": "1"}
@@ -198,21 +206,22 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     command = [python, "-m", "localaws", "--port", str(port), "--parent-pid", str(os.getpid())]
     command += ["--cache", str(ROOT / ".cache"), "--log", str(folder / "cloud.log")]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "PYTHON"))}
+    errors = (folder / "stderr").open("w+")
     process = subprocess.Popen(
-        command, env=env | {"PYTHONPATH": str(ROOT / "scripts")}, stdout=subprocess.PIPE, text=True
+        command, env=env | {"PYTHONPATH": str(ROOT / "scripts")}, stdout=subprocess.PIPE, stderr=errors, text=True
     )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("# ready"):
             break
     else:
-        log = folder / "cloud.log"
-        pytest.fail(f"the local cloud did not start: {log.read_text() if log.exists() else ''}")
+        pytest.fail(f"the local cloud did not start: {(folder / 'stderr').read_text()}")
     made = LocalCloud(port, folder / "cloud.log")
     yield made
     process.terminate()
     process.wait(20)
     process.stdout.close()
+    errors.close()
     if os.environ.get("LOCALAWS_SHOW_LOG"):
         print(made.log.read_text(), file=sys.stderr)
 
