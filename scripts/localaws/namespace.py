@@ -1,8 +1,11 @@
-"""Enter a container without a container engine: a root of its own in a private mount namespace, then the program.
+"""Enter a container without a container engine: a root of its own in a mount namespace, then the program.
 
-Run by containers.py as a script with a file that describes the container. The new root is this machine's, seen through
-overlays: the image's files lie over the machine's top-level folders, what the program writes outside ``/opt/ml`` goes to
-memory and is gone with it, ``/tmp`` and ``/root`` are the container's own. Works as root and, by a user namespace, as
+Run by containers.py as a script with a file that describes the container. The new root is this machine's,
+seen through
+overlays: the image's files lie over the machine's top-level folders, what the program writes outside
+``/opt/ml`` goes to
+memory and is gone with it, ``/tmp`` and ``/root`` are the container's own. Works as root and, by a user
+namespace, as
 an ordinary user. Nothing here imports more than it must: it runs before each job and each model server.
 """
 
@@ -52,8 +55,10 @@ def bind(source: str | Path, target: str | Path) -> None:
 
 
 def overlay(target: Path, scratch: Path, *layers: Path, upper: Path | None = None) -> None:
-    """Mount the layers (topmost first) over each other on ``target``, writable in memory or in the folder ``upper``."""
-    work = upper.with_name(f"{upper.name}.work") if upper else scratch / "work"  # on the file system of the upper folder
+    """Mount the layers (topmost first) over each other on ``target``, writable in memory or in ``upper``."""
+    work = (
+        upper.with_name(f"{upper.name}.work") if upper else scratch / "work"
+    )  # on the file system of the upper folder
     upper = upper or scratch / "upper"
     for folder in (upper, work):
         folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +167,7 @@ def main(argv: list[str]) -> int:
         root = build(spec, Path(spec["scratch"]))
         os.chroot(root)
         with contextlib.suppress(OSError):
-            os.makedirs(spec["workdir"], exist_ok=True)
+            Path(spec["workdir"]).mkdir(parents=True, exist_ok=True)
         os.chdir(spec["workdir"])
     except OSError as error:
         print(f"the container cannot be made: {error.strerror or error}", file=sys.stderr, flush=True)

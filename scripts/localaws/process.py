@@ -1,8 +1,11 @@
 """Processes of builds, jobs and endpoints: each in a group of its own, none left when the cloud is gone.
 
-``start`` puts a small keeper process (this file, run as a script) between the cloud and the program. The keeper holds
-one end of a pipe whose other end the cloud holds: when the cloud ends, also by kill -9, the pipe closes and the keeper
-kills the program with everything it started. (PR_SET_PDEATHSIG alone will not do: it fires when the *thread* that
+``start`` puts a small keeper process (this file, run as a script) between the cloud and the program. The
+keeper holds
+one end of a pipe whose other end the cloud holds: when the cloud ends, also by kill -9, the pipe closes
+and the keeper
+kills the program with everything it started. (PR_SET_PDEATHSIG alone will not do: it fires when the
+*thread* that
 forked ends, is lost in a new user namespace, and reaches the direct child only.) The keeper is the program's
 "init": what the program leaves running in the background ends with it, as in a container.
 """
@@ -27,12 +30,18 @@ _running: set = set()
 
 
 def start(
-    argv: Sequence[str | Path], *, cwd: str | Path | None, env: Mapping[str, str], stdout: Any,
-    stderr: Any = None, stdin: Any = None,
-) -> Popen:  # fmt: skip
+    argv: Sequence[str | Path],
+    *,
+    cwd: str | Path | None,
+    env: Mapping[str, str],
+    stdout: Any,
+    stderr: Any = None,
+    stdin: Any = None,
+) -> Popen:
     """Start a program with exactly this environment; ``stderr`` goes to ``stdout``'s file unless given.
 
-    ``wait`` and ``returncode`` are the program's own (``-9`` after a SIGKILL). Raises FileNotFoundError at once for a
+    ``wait`` and ``returncode`` are the program's own (``-9`` after a SIGKILL). Raises FileNotFoundError at
+    once for a
     program that is not on the given environment's PATH.
     """
     import shutil
@@ -44,10 +53,15 @@ def start(
     theirs, ours = os.pipe()
     try:
         popen = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, str(theirs), *words], cwd=cwd, env=dict(env), stdout=stdout,
-            stderr=subprocess.STDOUT if stderr is None else stderr, stdin=subprocess.DEVNULL if stdin is None else stdin,
-            pass_fds=(theirs,), start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-I", "-S", __file__, str(theirs), *words],
+            cwd=cwd,
+            env=dict(env),
+            stdout=stdout,
+            stderr=subprocess.STDOUT if stderr is None else stderr,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            pass_fds=(theirs,),
+            start_new_session=True,
+        )
     except BaseException:
         os.close(ours)
         raise
@@ -99,7 +113,8 @@ class _Lifeline:
     __del__ = close
 
 
-# -- the keeper ----------------------------------------------------------------------------------------------------
+# -- the keeper
+# ----------------------------------------------------------------------------------------------------
 def _keep(lifeline: int, argv: list[str]) -> None:
     """Run a program until it ends or the lifeline closes; ends as the program ended."""
     _prctl(36)  # PR_SET_CHILD_SUBREAPER: what the program orphans becomes ours

@@ -21,17 +21,32 @@ class SageMakerRuntime(Service):
     name = "sagemaker-runtime"
 
     def invoke_endpoint(self, params: dict[str, Any]) -> dict[str, Any]:
-        for member in ("TargetModel", "TargetContainerHostname", "InferenceComponentName", "SessionId", "EnableExplanations"):
+        for member in (
+            "TargetModel",
+            "TargetContainerHostname",
+            "InferenceComponentName",
+            "SessionId",
+            "EnableExplanations",
+        ):
             if params.get(member):
-                raise AwsError("NotImplemented", f"{member}: the local cloud serves models of one container", 501)
+                raise AwsError(
+                    "NotImplemented", f"{member}: the local cloud serves models of one container", 501
+                )
         started = time.perf_counter()
         sagemaker = self.cloud.services["sagemaker"]
         name = params["EndpointName"]
         record, fleet, variant = sagemaker.route(name, params.get("TargetVariant"))
         body, at = params.get("Body") or b"", clock.now()
         event, inference = str(uuid.uuid4()), params.get("InferenceId")
-        headers = {"Content-Type": params.get("ContentType") or "application/octet-stream", "X-Amzn-SageMaker-Request-Id": event}
-        for header, member in (("Accept", "Accept"), (ATTRIBUTES, "CustomAttributes"), ("X-Amzn-SageMaker-Inference-Id", "InferenceId")):
+        headers = {
+            "Content-Type": params.get("ContentType") or "application/octet-stream",
+            "X-Amzn-SageMaker-Request-Id": event,
+        }
+        for header, member in (
+            ("Accept", "Accept"),
+            (ATTRIBUTES, "CustomAttributes"),
+            ("X-Amzn-SageMaker-Inference-Id", "InferenceId"),
+        ):
             if params.get(member):
                 headers[header] = params[member]
         server = fleet.servers[variant]
@@ -43,21 +58,43 @@ class SageMakerRuntime(Service):
             sagemaker.revive(fleet, variant)
         done = time.perf_counter()
         failed = status == 0 or status >= 500
-        sagemaker.recorder.measure(name, variant, {
-            "Invocations": (1, "None"), "InvocationsPerInstance": (1 / max(1, fleet.counts[variant]), "None"),
-            "Invocation4XXErrors": (1 if 400 <= status < 500 else 0, "None"), "Invocation5XXErrors": (1 if failed else 0, "None"),
-            "InvocationModelErrors": (0 if 200 <= status < 300 else 1, "None"),
-            "ModelLatency": ((done - sent) * 1e6, "Microseconds"), "OverheadLatency": ((sent - started) * 1e6, "Microseconds"),
-        })  # fmt: skip
+        sagemaker.recorder.measure(
+            name,
+            variant,
+            {
+                "Invocations": (1, "None"),
+                "InvocationsPerInstance": (1 / max(1, fleet.counts[variant]), "None"),
+                "Invocation4XXErrors": (1 if 400 <= status < 500 else 0, "None"),
+                "Invocation5XXErrors": (1 if failed else 0, "None"),
+                "InvocationModelErrors": (0 if 200 <= status < 300 else 1, "None"),
+                "ModelLatency": ((done - sent) * 1e6, "Microseconds"),
+                "OverheadLatency": ((sent - started) * 1e6, "Microseconds"),
+            },
+        )
         if not 200 <= status < 300:
             raise self._model_error(name, variant, status, content)
         kind = answered.get("content-type", "application/octet-stream")
-        self._capture(record, fleet, variant, {
-            "input": body, "input_type": headers["Content-Type"], "output": content, "output_type": kind, "id": event,
-            "inference_id": inference, "attributes": params.get("CustomAttributes"), "at": at,
-        })  # fmt: skip
-        return {"Body": content, "ContentType": kind, "InvokedProductionVariant": variant,
-                "CustomAttributes": answered.get(ATTRIBUTES.lower())}  # fmt: skip
+        self._capture(
+            record,
+            fleet,
+            variant,
+            {
+                "input": body,
+                "input_type": headers["Content-Type"],
+                "output": content,
+                "output_type": kind,
+                "id": event,
+                "inference_id": inference,
+                "attributes": params.get("CustomAttributes"),
+                "at": at,
+            },
+        )
+        return {
+            "Body": content,
+            "ContentType": kind,
+            "InvokedProductionVariant": variant,
+            "CustomAttributes": answered.get(ATTRIBUTES.lower()),
+        }
 
     def _capture(self, record: dict[str, Any], fleet: Fleet, variant: str, exchange: dict[str, Any]) -> None:
         sagemaker = self.cloud.services["sagemaker"]
@@ -71,16 +108,28 @@ class SageMakerRuntime(Service):
         text = content.decode(errors="replace")[:2000]
         group = f"{LOGS}/{name}"
         console = f"https://{self.cloud.region}.console.aws.amazon.com/cloudwatch/home?region={self.cloud.region}#logEventViewer:group={group}"
-        message = (f'Received {who} error ({status}) from primary with message "{text}". See {console} in account {self.cloud.account} '
-                   "for more information.")  # fmt: skip
-        return AwsError("ModelError", message, 424, OriginalStatusCode=status or 500, OriginalMessage=text,
-                        LogStreamArn=self.cloud.arn("logs", f"log-group:{group}"))  # fmt: skip
+        message = (
+            f'Received {who} error ({status}) from primary with message "{text}". See {console} in '
+            f"account {self.cloud.account} "
+            "for more information."
+        )
+        return AwsError(
+            "ModelError",
+            message,
+            424,
+            OriginalStatusCode=status or 500,
+            OriginalMessage=text,
+            LogStreamArn=self.cloud.arn("logs", f"log-group:{group}"),
+        )
 
 
 def _no_answer(alive: bool, error: NoAnswer) -> str:
     if alive and "timed out" in str(error):
-        return ("Your invocation timed out while waiting for a response from container primary. Review the latency metrics for each "
-                "container in Amazon CloudWatch, resolve the issue, and try again.")  # fmt: skip
+        return (
+            "Your invocation timed out while waiting for a response from container primary. Review "
+            "the latency metrics for each "
+            "container in Amazon CloudWatch, resolve the issue, and try again."
+        )
     return f"The primary container closed the connection: {error}"
 
 

@@ -1,4 +1,4 @@
-"""What an endpoint records of its traffic: data capture to S3 and metrics to CloudWatch, sent together within a second."""
+"""What an endpoint records of its traffic: capture to S3, metrics to CloudWatch, sent within a second."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class Recorder:
         self._lines: dict[tuple[str, str, str, str], list[str]] = {}
         self._metrics: list[Record] = []
         self._timer: threading.Timer | None = None
-        clock.on_advance(self.flush)  # what was recorded before the clock moved is there for who wakes up by it
+        clock.on_advance(
+            self.flush
+        )  # what was recorded before the clock moved is there for who wakes up by it
         self.cloud.on_close(self._cancel)
 
     def capture(self, config: Record, endpoint: str, variant: str, role: str, exchange: Record) -> None:
@@ -53,7 +55,9 @@ class Recorder:
             metadata["inferenceId"] = exchange["inference_id"]
         if exchange["attributes"]:
             metadata["customAttributes"] = [exchange["attributes"]]
-        line = json.dumps({"captureData": captured, "eventMetadata": metadata, "eventVersion": "0"}, separators=(",", ":"))
+        line = json.dumps(
+            {"captureData": captured, "eventMetadata": metadata, "eventVersion": "0"}, separators=(",", ":")
+        )
         folder = data.join(config["DestinationS3Uri"], endpoint, variant, at.strftime("%Y/%m/%d/%H"))
         with self._lock:
             self._lines.setdefault((folder, role, config.get("KmsKeyId") or "", endpoint), []).append(line)
@@ -64,8 +68,16 @@ class Recorder:
         stamp = clock.now()
         dimensions = [{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": variant}]
         with self._lock:
-            self._metrics += [{"MetricName": name, "Value": value, "Unit": unit, "Timestamp": stamp, "Dimensions": dimensions}
-                              for name, (value, unit) in values.items()]  # fmt: skip
+            self._metrics += [
+                {
+                    "MetricName": name,
+                    "Value": value,
+                    "Unit": unit,
+                    "Timestamp": stamp,
+                    "Dimensions": dimensions,
+                }
+                for name, (value, unit) in values.items()
+            ]
         self._schedule()
 
     def flush(self) -> None:
@@ -79,7 +91,13 @@ class Recorder:
                 name = f"{clock.now().strftime('%M-%S')}-{random.randrange(1000):03d}-{uuid.uuid4()}.jsonl"
                 bucket, path = data.split(data.join(folder, name))
                 try:
-                    data.put(self.service.s3_as(role), bucket, path, ("\n".join(waiting) + "\n").encode(), key or None)
+                    data.put(
+                        self.service.s3_as(role),
+                        bucket,
+                        path,
+                        ("\n".join(waiting) + "\n").encode(),
+                        key or None,
+                    )
                 except Exception as error:
                     self.cloud.log.error("data capture of endpoint %s: %s", endpoint, error)
             if metrics:

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 
 class DataError(RuntimeError):
-    """Data that cannot be read or written; the message is worded as SageMaker's FailureReason (``ClientError: …``)."""
+    """Data that cannot be read or written; worded as SageMaker's FailureReason (``ClientError: …``)."""
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -35,7 +35,7 @@ def keys(s3: Any, uri: str) -> Iterator[str]:
 
 
 def relative(key: str, prefix: str) -> str:
-    """Where SageMaker puts an object of a prefix: below the prefix when that is a folder, else below its folder."""
+    """Where SageMaker puts an object: below the prefix when that is a folder, else below its folder."""
     if key != prefix and (prefix.endswith("/") or not prefix or key[len(prefix) :].startswith("/")):
         return key[len(prefix) :].lstrip("/")
     return key[prefix.rfind("/") + 1 :]
@@ -54,7 +54,9 @@ def download(s3: Any, uri: str, target: Path, kind: str = "S3Prefix", role: str 
         elif kind == "S3Prefix":
             wanted = [(bucket, key, relative(key, prefix)) for key in keys(s3, uri)]
         else:
-            raise DataError(f"ClientError: S3DataType {kind} is not run by the local cloud; use S3Prefix or ManifestFile")
+            raise DataError(
+                f"ClientError: S3DataType {kind} is not run by the local cloud; use S3Prefix or ManifestFile"
+            )
         for place, key, path in wanted:
             file = target / path
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -62,9 +64,13 @@ def download(s3: Any, uri: str, target: Path, kind: str = "S3Prefix", role: str 
     except ClientError as error:
         raise DataError(_denied(error, uri, role)) from error
     if not wanted:
-        raise DataError(f'ClientError: No S3 objects found under S3 URL "{uri}" given in input data source. Please ensure that '
-                        "the bucket exists in the selected region, that objects exist under that S3 prefix, and that the role "
-                        f'"{role}" has "s3:ListBucket" permissions on bucket "{bucket}".')  # fmt: skip
+        raise DataError(
+            f'ClientError: No S3 objects found under S3 URL "{uri}" given in input data source. '
+            "Please ensure that "
+            "the bucket exists in the selected region, that objects exist under that S3 prefix, and "
+            "that the role "
+            f'"{role}" has "s3:ListBucket" permissions on bucket "{bucket}".'
+        )
     return len(wanted)
 
 
@@ -74,7 +80,9 @@ def _manifest(s3: Any, uri: str) -> Iterator[tuple[str, str, str]]:
         first, *rest = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
         place, prefix = split(first["prefix"])
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"ClientError: Manifest file {uri} is not a JSON list that begins with {{\"prefix\": \"s3://…\"}}") from error
+        raise DataError(
+            f'ClientError: Manifest file {uri} is not a JSON list that begins with {{"prefix": "s3://…"}}'
+        ) from error
     for name in rest:
         yield place, prefix + name, name
 
@@ -93,7 +101,11 @@ def upload(s3: Any, source: Path, uri: str, key_id: str | None = None) -> int:
     files = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
     bucket, prefix = split(uri)
     for file in files:
-        key = prefix if source.is_file() else "/".join(p for p in (prefix.rstrip("/"), str(file.relative_to(source))) if p)
+        key = (
+            prefix
+            if source.is_file()
+            else "/".join(p for p in (prefix.rstrip("/"), str(file.relative_to(source))) if p)
+        )
         put(s3, bucket, key, file.read_bytes(), key_id)
     return len(files)
 
@@ -123,8 +135,11 @@ def unpack(content: bytes, target: Path, uri: str) -> None:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(target, filter="data")
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"Failed to extract model data archive from URL \"{uri}\". Please ensure that the object located at the URL "
-                        f"is a valid tar.gz archive. ({error})") from error  # fmt: skip
+        raise DataError(
+            f'Failed to extract model data archive from URL "{uri}". Please ensure that the object '
+            "located at the URL "
+            f"is a valid tar.gz archive. ({error})"
+        ) from error
 
 
 def exists(s3: Any, uri: str) -> bool:
@@ -143,5 +158,8 @@ def exists(s3: Any, uri: str) -> bool:
 
 def _denied(error: ClientError, uri: str, role: str, what: str = "download") -> str:
     problem = error.response["Error"]
-    return (f"ClientError: Data {what} failed:{problem.get('Code')} ({error.response['ResponseMetadata']['HTTPStatusCode']}) "
-            f"for {uri}{f' under role {role}' if role else ''}: {problem.get('Message')}")  # fmt: skip
+    return (
+        f"ClientError: Data {what} failed:{problem.get('Code')} "
+        f"({error.response['ResponseMetadata']['HTTPStatusCode']}) "
+        f"for {uri}{f' under role {role}' if role else ''}: {problem.get('Message')}"
+    )

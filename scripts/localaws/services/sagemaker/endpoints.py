@@ -21,8 +21,13 @@ from localaws.services.sagemaker.records import Collection, Record
 
 LOGS = "/aws/sagemaker/Endpoints"
 _BUSY = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
-_EVENT_STATUS = {"InService": "IN_SERVICE", "OutOfService": "OUT_OF_SERVICE", "RollingBack": "ROLLING_BACK",
-                 "SystemUpdating": "SYSTEM_UPDATING", "UpdateRollbackFailed": "UPDATE_ROLLBACK_FAILED"}  # fmt: skip
+_EVENT_STATUS = {
+    "InService": "IN_SERVICE",
+    "OutOfService": "OUT_OF_SERVICE",
+    "RollingBack": "ROLLING_BACK",
+    "SystemUpdating": "SYSTEM_UPDATING",
+    "UpdateRollbackFailed": "UPDATE_ROLLBACK_FAILED",
+}
 
 
 class RolledBack(RuntimeError):
@@ -53,15 +58,22 @@ class EndpointsMixin(JobBase):
     def __init__(self, cloud: Cloud) -> None:
         super().__init__(cloud)
         self.endpoint_configs = Collection(
-            self, "EndpointConfig", "endpoint-config",
-            duplicate=("ValidationException", 'Cannot create already existing endpoint configuration "{arn}".'),
+            self,
+            "EndpointConfig",
+            "endpoint-config",
+            duplicate=(
+                "ValidationException",
+                'Cannot create already existing endpoint configuration "{arn}".',
+            ),
             missing=("ValidationException", 'Could not find endpoint configuration "{arn}".'),
-        )  # fmt: skip
+        )
         self.endpoints = Collection(
-            self, "Endpoint", "endpoint",
+            self,
+            "Endpoint",
+            "endpoint",
             duplicate=("ValidationException", 'Cannot create already existing endpoint "{arn}".'),
             missing=("ValidationException", 'Could not find endpoint "{arn}".'),
-        )  # fmt: skip
+        )
         self.fleets: dict[str, list[Fleet]] = {}
         self.recorder = Recorder(self)
 
@@ -69,23 +81,37 @@ class EndpointsMixin(JobBase):
     def create_endpoint_config(self, params: Record) -> Record:
         for member in ("ShadowProductionVariants", "AsyncInferenceConfig", "ExplainerConfig"):
             if params.get(member):
-                raise AwsError("NotImplemented", f"{member}: the local cloud serves real-time production variants only", 501)
+                raise AwsError(
+                    "NotImplemented",
+                    f"{member}: the local cloud serves real-time production variants only",
+                    501,
+                )
         names = [v["VariantName"] for v in params["ProductionVariants"]]
         if len(set(names)) < len(names):
             raise AwsError("ValidationException", f"Variant names must be unique, found {', '.join(names)}")
         for variant in params["ProductionVariants"]:
             if not variant.get("ModelName"):
-                raise AwsError("NotImplemented", "the local cloud serves models, not inference components", 501)
+                raise AwsError(
+                    "NotImplemented", "the local cloud serves models, not inference components", 501
+                )
             self.models.get(variant["ModelName"])
             serverless = variant.get("ServerlessConfig")
             if not serverless and not (variant.get("InstanceType") and variant.get("InitialInstanceCount")):
-                raise AwsError("ValidationException", f"Variant {variant['VariantName']}: InstanceType and InitialInstanceCount are required")
+                raise AwsError(
+                    "ValidationException",
+                    f"Variant {variant['VariantName']}: InstanceType and InitialInstanceCount are required",
+                )
             if serverless and (params.get("DataCaptureConfig") or params.get("VpcConfig")):
-                raise AwsError("ValidationException", "DataCaptureConfig and VpcConfig are not supported for serverless endpoints.")
+                raise AwsError(
+                    "ValidationException",
+                    "DataCaptureConfig and VpcConfig are not supported for serverless endpoints.",
+                )
         self.check_network(params.get("VpcConfig"))
         capture = params.get("DataCaptureConfig")
         if capture and not capture["DestinationS3Uri"].startswith("s3://"):
-            raise AwsError("ValidationException", f"DestinationS3Uri {capture['DestinationS3Uri']} is not an S3 URI")
+            raise AwsError(
+                "ValidationException", f"DestinationS3Uri {capture['DestinationS3Uri']} is not an S3 URI"
+            )
         record = self.endpoint_configs.add(params["EndpointConfigName"], params)
         return {"EndpointConfigArn": record["EndpointConfigArn"]}
 
@@ -103,13 +129,19 @@ class EndpointsMixin(JobBase):
     def create_endpoint(self, params: Record) -> Record:
         config = self.endpoint_configs.get(params["EndpointConfigName"])
         # CreateEndpoint keeps the deployment configuration for later updates; it has no effect at creation.
-        record = self.endpoints.add(params["EndpointName"], {
-            **{k: v for k, v in params.items() if k != "DeploymentConfig"}, "EndpointStatus": "Creating",
-            "_deployment": params.get("DeploymentConfig"),
-        })  # fmt: skip
+        record = self.endpoints.add(
+            params["EndpointName"],
+            {
+                **{k: v for k, v in params.items() if k != "DeploymentConfig"},
+                "EndpointStatus": "Creating",
+                "_deployment": params.get("DeploymentConfig"),
+            },
+        )
         self.fleets[record["EndpointArn"]] = []
         self._endpoint_event(record)
-        self.cloud.spawn(self._first_deployment, record, dict(config), name=f"endpoint-{record['EndpointName']}")
+        self.cloud.spawn(
+            self._first_deployment, record, dict(config), name=f"endpoint-{record['EndpointName']}"
+        )
         return {"EndpointArn": record["EndpointArn"]}
 
     def describe_endpoint(self, params: Record) -> Record:
@@ -130,13 +162,24 @@ class EndpointsMixin(JobBase):
         with self.lock:
             record = self._idle_endpoint(params["EndpointName"])
             if record["EndpointStatus"] == "Failed":
-                raise AwsError("ValidationException", f'Cannot update failed endpoint "{record["EndpointArn"]}".')
+                raise AwsError(
+                    "ValidationException", f'Cannot update failed endpoint "{record["EndpointArn"]}".'
+                )
             config = self.endpoint_configs.get(params["EndpointConfigName"])
-            deployment = params.get("DeploymentConfig") or (record.get("_deployment") if params.get("RetainDeploymentConfig") else None)
+            deployment = params.get("DeploymentConfig") or (
+                record.get("_deployment") if params.get("RetainDeploymentConfig") else None
+            )
             self._check_deployment(deployment, config)
             self.endpoints.change(record, EndpointStatus="Updating", FailureReason=None)
         self._endpoint_event(record)
-        self.cloud.spawn(self._next_deployment, record, dict(config), deployment, params, name=f"endpoint-{record['EndpointName']}")
+        self.cloud.spawn(
+            self._next_deployment,
+            record,
+            dict(config),
+            deployment,
+            params,
+            name=f"endpoint-{record['EndpointName']}",
+        )
         return {"EndpointArn": record["EndpointArn"]}
 
     def update_endpoint_weights_and_capacities(self, params: Record) -> Record:
@@ -145,7 +188,10 @@ class EndpointsMixin(JobBase):
             fleet = self._serving_fleet(record)
             for wanted in params["DesiredWeightsAndCapacities"]:
                 if wanted["VariantName"] not in fleet.servers:
-                    raise AwsError("ValidationException", f"Variant {wanted['VariantName']} not found for endpoint {record['EndpointName']}")
+                    raise AwsError(
+                        "ValidationException",
+                        f"Variant {wanted['VariantName']} not found for endpoint {record['EndpointName']}",
+                    )
             self.endpoints.change(record, EndpointStatus="Updating")
         self._endpoint_event(record)
 
@@ -165,26 +211,40 @@ class EndpointsMixin(JobBase):
     def _idle_endpoint(self, name: str) -> Record:
         record = self.endpoints.get(name)
         if record["EndpointStatus"] in _BUSY:
-            raise AwsError("ValidationException", f'Cannot update in-progress endpoint "{record["EndpointArn"]}".')
+            raise AwsError(
+                "ValidationException", f'Cannot update in-progress endpoint "{record["EndpointArn"]}".'
+            )
         return record
 
     def _check_deployment(self, deployment: Record | None, config: Record) -> None:
         if not deployment:
             return
         if deployment.get("BlueGreenUpdatePolicy") and deployment.get("RollingUpdatePolicy"):
-            raise AwsError("ValidationException", "BlueGreenUpdatePolicy and RollingUpdatePolicy exclude one another.")
-        names = [a["AlarmName"] for a in (deployment.get("AutoRollbackConfiguration") or {}).get("Alarms") or []]
+            raise AwsError(
+                "ValidationException", "BlueGreenUpdatePolicy and RollingUpdatePolicy exclude one another."
+            )
+        names = [
+            a["AlarmName"] for a in (deployment.get("AutoRollbackConfiguration") or {}).get("Alarms") or []
+        ]
         if names:
             found = self.cloud.client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"]
             missing = sorted(set(names) - {a["AlarmName"] for a in found})
             if missing:
-                raise AwsError("ValidationException", f"Could not find CloudWatch alarms {', '.join(missing)} of AutoRollbackConfiguration.")
+                raise AwsError(
+                    "ValidationException",
+                    f"Could not find CloudWatch alarms {', '.join(missing)} of AutoRollbackConfiguration.",
+                )
         routing = (deployment.get("BlueGreenUpdatePolicy") or {}).get("TrafficRoutingConfiguration") or {}
         size = {"CANARY": "CanarySize", "LINEAR": "LinearStepSize"}.get(routing.get("Type", ""))
         if size and not routing.get(size):
-            raise AwsError("ValidationException", f"{size} is required for traffic routing type {routing['Type']}.")
+            raise AwsError(
+                "ValidationException", f"{size} is required for traffic routing type {routing['Type']}."
+            )
         if size and routing[size]["Type"] == "CAPACITY_PERCENT" and not 1 <= routing[size]["Value"] <= 50:
-            raise AwsError("ValidationException", f"{size} must be between 1 and 50 percent, found {routing[size]['Value']}.")
+            raise AwsError(
+                "ValidationException",
+                f"{size} must be between 1 and 50 percent, found {routing[size]['Value']}.",
+            )
 
     # -- statuses, events ------------------------------------------------------------------------------------
     def _endpoint_status(self, record: Record, status: str, **more: Any) -> None:
@@ -193,8 +253,13 @@ class EndpointsMixin(JobBase):
 
     def _endpoint_event(self, record: Record) -> None:
         status = record["EndpointStatus"]
-        self.state_event("SageMaker Endpoint State Change", "DescribeEndpoint", record, record["EndpointArn"],
-                         EndpointStatus=_EVENT_STATUS.get(status, status.upper()))  # fmt: skip
+        self.state_event(
+            "SageMaker Endpoint State Change",
+            "DescribeEndpoint",
+            record,
+            record["EndpointArn"],
+            EndpointStatus=_EVENT_STATUS.get(status, status.upper()),
+        )
 
     def _show_fleet(self, record: Record, fleet: Fleet) -> None:
         """Let Describe answer what the serving fleet is."""
@@ -205,23 +270,44 @@ class EndpointsMixin(JobBase):
             image = fleet.servers[name].image
             repository = image.uri.partition("@")[0].rpartition(":")[0] if image else ""
             shown = {
-                "VariantName": name, "CurrentWeight": fleet.weights[name], "DesiredWeight": fleet.weights[name],
-                "DeployedImages": [{"SpecifiedImage": image.uri, "ResolvedImage": f"{repository}@{image.digest}", "ResolutionTime": stamp}],
-            }  # fmt: skip
+                "VariantName": name,
+                "CurrentWeight": fleet.weights[name],
+                "DesiredWeight": fleet.weights[name],
+                "DeployedImages": [
+                    {
+                        "SpecifiedImage": image.uri,
+                        "ResolvedImage": f"{repository}@{image.digest}",
+                        "ResolutionTime": stamp,
+                    }
+                ],
+            }
             if variant.get("ServerlessConfig"):
-                shown |= {"CurrentServerlessConfig": variant["ServerlessConfig"], "DesiredServerlessConfig": variant["ServerlessConfig"]}
+                shown |= {
+                    "CurrentServerlessConfig": variant["ServerlessConfig"],
+                    "DesiredServerlessConfig": variant["ServerlessConfig"],
+                }
             else:
-                shown |= {"CurrentInstanceCount": fleet.counts[name], "DesiredInstanceCount": fleet.counts[name]}
+                shown |= {
+                    "CurrentInstanceCount": fleet.counts[name],
+                    "DesiredInstanceCount": fleet.counts[name],
+                }
             variants.append(shown)
         capture = fleet.config.get("DataCaptureConfig")
         summary = None
         if capture:
             summary = {
-                "EnableCapture": capture.get("EnableCapture", False), "DestinationS3Uri": capture["DestinationS3Uri"],
+                "EnableCapture": capture.get("EnableCapture", False),
+                "DestinationS3Uri": capture["DestinationS3Uri"],
                 "CaptureStatus": "Started" if capture.get("EnableCapture") else "Stopped",
-                "CurrentSamplingPercentage": capture["InitialSamplingPercentage"], "KmsKeyId": capture.get("KmsKeyId") or "",
-            }  # fmt: skip
-        self.endpoints.change(record, ProductionVariants=variants, DataCaptureConfig=summary, EndpointConfigName=fleet.config["EndpointConfigName"])
+                "CurrentSamplingPercentage": capture["InitialSamplingPercentage"],
+                "KmsKeyId": capture.get("KmsKeyId") or "",
+            }
+        self.endpoints.change(
+            record,
+            ProductionVariants=variants,
+            DataCaptureConfig=summary,
+            EndpointConfigName=fleet.config["EndpointConfigName"],
+        )
 
     # -- deployments -----------------------------------------------------------------------------------------
     def _serving_fleet(self, record: Record) -> Fleet:
@@ -237,8 +323,13 @@ class EndpointsMixin(JobBase):
                 if model is None:
                     raise ServerFailed(f'Could not find model "{self.models.arn(variant["ModelName"])}".')
                 stream = f"{name}/i-{uuid.uuid4().hex[:17]}"
-                server = Server(self, model["_container"], model["ExecutionRoleArn"], f"primary container for production variant {name}",
-                                (f"{LOGS}/{record['EndpointName']}", stream))  # fmt: skip
+                server = Server(
+                    self,
+                    model["_container"],
+                    model["ExecutionRoleArn"],
+                    f"primary container for production variant {name}",
+                    (f"{LOGS}/{record['EndpointName']}", stream),
+                )
                 fleet.servers[name] = server
                 fleet.weights[name] = variant.get("InitialVariantWeight", 1.0)
                 fleet.counts[name] = variant.get("InitialInstanceCount") or 1
@@ -266,8 +357,10 @@ class EndpointsMixin(JobBase):
             self.cloud.log.error("endpoint: %s", error, exc_info=error)
         return self.reason_of(error)[:1024]
 
-    def _next_deployment(self, record: Record, config: Record, deployment: Record | None, params: Record) -> None:
-        """Start the new fleet, shift the traffic, end the old fleet; the old one keeps all of it when anything fails."""
+    def _next_deployment(
+        self, record: Record, config: Record, deployment: Record | None, params: Record
+    ) -> None:
+        """Start the new fleet, shift the traffic, end the old fleet; a failure keeps the old one."""
         arn = record["EndpointArn"]
         blue = self._serving_fleet(record)
         green = None
@@ -275,7 +368,11 @@ class EndpointsMixin(JobBase):
             self.cloud.pause(120)
             green = self._start_fleet(record, config)
             if params.get("RetainAllVariantProperties"):
-                _retain(blue, green, {p["VariantPropertyType"] for p in params.get("ExcludeRetainedVariantProperties") or []})
+                _retain(
+                    blue,
+                    green,
+                    {p["VariantPropertyType"] for p in params.get("ExcludeRetainedVariantProperties") or []},
+                )
             green.share = 0.0
             self.fleets[arn] = [blue, green]
             self._shift_traffic(blue, green, deployment or {})
@@ -295,7 +392,9 @@ class EndpointsMixin(JobBase):
 
     def _shift_traffic(self, blue: Fleet, green: Fleet, deployment: Record) -> None:
         """Move the traffic in steps, watching the alarms after each. Raises RolledBack."""
-        alarms = [a["AlarmName"] for a in (deployment.get("AutoRollbackConfiguration") or {}).get("Alarms") or []]
+        alarms = [
+            a["AlarmName"] for a in (deployment.get("AutoRollbackConfiguration") or {}).get("Alarms") or []
+        ]
         policy = deployment.get("BlueGreenUpdatePolicy") or {}
         for share, wait in _steps(deployment, sum(green.counts.values())):
             green.share, blue.share = share, 1.0 - share
@@ -311,8 +410,11 @@ class EndpointsMixin(JobBase):
                 found = self.cloud.client("cloudwatch").describe_alarms(AlarmNames=alarms)["MetricAlarms"]
                 ringing = [a["AlarmName"] for a in found if a["StateValue"] == "ALARM"]
                 if ringing:
-                    raise RolledBack("Auto rollback is triggered because one or more configured alarms in deployment configuration is in "
-                                     f"ALARM state: {', '.join(ringing)}")  # fmt: skip
+                    raise RolledBack(
+                        "Auto rollback is triggered because one or more configured alarms in "
+                        "deployment configuration is in "
+                        f"ALARM state: {', '.join(ringing)}"
+                    )
             if left <= 0 or self.cloud.stopping:
                 return
             step = min(left, 30)
@@ -327,8 +429,11 @@ class EndpointsMixin(JobBase):
             raise AwsError("ValidationError", f"Endpoint {name} of account {self.cloud.account} not found.")
         fleets = self.fleets.get(record["EndpointArn"]) or []
         if not fleets or record["EndpointStatus"] in ("Creating", "Failed", "Deleting"):
-            raise AwsError("ValidationError", f"Endpoint {name} of account {self.cloud.account} is not in service "
-                           f"(status {record['EndpointStatus']}).")  # fmt: skip
+            raise AwsError(
+                "ValidationError",
+                f"Endpoint {name} of account {self.cloud.account} is not in service "
+                f"(status {record['EndpointStatus']}).",
+            )
         fleet = random.choices(fleets, [f.share for f in fleets])[0] if len(fleets) > 1 else fleets[0]
         if target:
             if target not in fleet.servers:
@@ -373,7 +478,10 @@ def _steps(deployment: Record, instances: int) -> list[tuple[float, float]]:
     if rolling:
         kind, wait, size = "LINEAR", rolling["WaitIntervalInSeconds"], rolling["MaximumBatchSize"]
     else:
-        size = routing.get("CanarySize" if kind == "CANARY" else "LinearStepSize") or {"Type": "CAPACITY_PERCENT", "Value": 100}
+        size = routing.get("CanarySize" if kind == "CANARY" else "LinearStepSize") or {
+            "Type": "CAPACITY_PERCENT",
+            "Value": 100,
+        }
     part = size["Value"] / 100 if size["Type"] == "CAPACITY_PERCENT" else size["Value"] / max(1, instances)
     part = min(max(part, 0.01), 1.0)
     if kind == "CANARY":
@@ -384,12 +492,17 @@ def _steps(deployment: Record, instances: int) -> list[tuple[float, float]]:
     return [(1.0, wait)]
 
 
-# -- CloudFormation ------------------------------------------------------------------------------------------------
+# -- CloudFormation
+# ------------------------------------------------------------------------------------------------
 class EndpointConfigResource(NamedByArn):
     """AWS::SageMaker::EndpointConfig."""
 
     type_name, noun, name_property = "AWS::SageMaker::EndpointConfig", "EndpointConfig", "EndpointConfigName"
-    create_call, delete_call, id_parameter = "create_endpoint_config", "delete_endpoint_config", "EndpointConfigName"
+    create_call, delete_call, id_parameter = (
+        "create_endpoint_config",
+        "delete_endpoint_config",
+        "EndpointConfigName",
+    )
 
     def update(self, context: Context, physical_id: str, old: dict, new: dict) -> dict[str, Any]:
         """Tags are all that can change in place."""
@@ -421,7 +534,10 @@ class EndpointResource(NamedByArn):
         request["EndpointConfigName"] = _name_of(new["EndpointConfigName"])
         context.client(self.service).update_endpoint(**typed(self.service, "update_endpoint", request))
         found = self._wait(context, name)
-        if found["EndpointConfigName"] != request["EndpointConfigName"] or found["EndpointStatus"] != "InService":
+        if (
+            found["EndpointConfigName"] != request["EndpointConfigName"]
+            or found["EndpointStatus"] != "InService"
+        ):
             raise RuntimeError(f"{found.get('FailureReason')} (endpoint {name})")
         return {}
 
@@ -437,7 +553,12 @@ class EndpointResource(NamedByArn):
     def _wait(context: Context, name: str) -> dict[str, Any]:
         client = context.client("sagemaker")
         return context.cloud.wait_until(
-            lambda: (found := client.describe_endpoint(EndpointName=name))["EndpointStatus"] not in _BUSY and found, 1800, 0.2
+            lambda: (
+                (found := client.describe_endpoint(EndpointName=name))["EndpointStatus"] not in _BUSY
+                and found
+            ),
+            1800,
+            0.2,
         )
 
 

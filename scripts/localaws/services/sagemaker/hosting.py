@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 #: seconds that SageMaker waits for an answer of the container
 INVOCATION_TIMEOUT = 60
-#: real seconds for the container's first 200 at /ping; AWS waits minutes, for instances that are slower to come
+#: real seconds for the container's first 200 at /ping; AWS waits minutes, for instances that are slower to
+#: come
 PING_TIMEOUT = 60
 
 
@@ -34,7 +35,9 @@ class NoAnswer(RuntimeError):
 class Server:
     """One container that serves a model, for one variant of a fleet (or for a transform job)."""
 
-    def __init__(self, service: JobBase, container: Record, role: str, where: str, log: tuple[str, str]) -> None:
+    def __init__(
+        self, service: JobBase, container: Record, role: str, where: str, log: tuple[str, str]
+    ) -> None:
         self.service, self.cloud = service, service.cloud
         self.container, self.role, self.where = container, role, where
         self.log = log
@@ -51,7 +54,9 @@ class Server:
         try:
             self.image = images.pull(self.cloud, self.container["Image"])
         except images.ImageError as error:
-            raise ServerFailed(f"The {self.where} cannot pull its image {self.container['Image']}: {error}") from error
+            raise ServerFailed(
+                f"The {self.where} cannot pull its image {self.container['Image']}: {error}"
+            ) from error
         self._fetch_model()
         self._launch()
         self._wait_healthy(timeout or PING_TIMEOUT)
@@ -80,8 +85,10 @@ class Server:
                 data.unpack(data.read(s3, uri), model, uri)
         except data.DataError as error:
             raise ServerFailed(
-                f'Failed to download model data for the {self.where} from URL: "{uri}". Please ensure that there is an object located '
-                f"at the URL and that the role passed to CreateModel has permissions to download the object. ({error})"
+                f'Failed to download model data for the {self.where} from URL: "{uri}". Please '
+                "ensure that there is an object located "
+                "at the URL and that the role passed to CreateModel has permissions to download the "
+                f"object. ({error})"
             ) from error
 
     def _launch(self) -> None:
@@ -89,13 +96,18 @@ class Server:
         self.port = _free_port()
         # BIND_ADDRESS: no listener of the local cloud may be reached from another machine
         env = {
-            **self.service.environment_as(self.role), "SAGEMAKER_BIND_TO_PORT": self.port, "SAGEMAKER_SAFE_PORT_RANGE": "21000-21999",
-            "BIND_ADDRESS": "127.0.0.1", **(self.container.get("Environment") or {}),
-        }  # fmt: skip
+            **self.service.environment_as(self.role),
+            "SAGEMAKER_BIND_TO_PORT": self.port,
+            "SAGEMAKER_SAFE_PORT_RANGE": "21000-21999",
+            "BIND_ADDRESS": "127.0.0.1",
+            **(self.container.get("Environment") or {}),
+        }
         argv = containers.argv_of(self.image, self.container.get("ContainerEntrypoint"), ["serve"])
         file = self.folder / "log"
         with file.open("ab") as out:
-            self._popen = containers.start(self.cloud, self.image, self.folder, argv, env, out, hosts=("model.local",))
+            self._popen = containers.start(
+                self.cloud, self.image, self.folder, argv, env, out, hosts=("model.local",)
+            )
         follower = LogFollower(self.cloud, file, *self.log, keep=False)
         self._follower = self.cloud.spawn(self._follow, follower, self._popen, name=f"log-{self.where}")
 
@@ -111,8 +123,15 @@ class Server:
                 return
             self._stopping.wait(0.1)
         ended = self._popen.poll()
-        note = f" (the container ended with exit code {ended})" if ended is not None else f" (no HTTP 200 at /ping in {timeout:.0f} s)"
-        raise ServerFailed(f"The {self.where} did not pass the ping health check. Please check CloudWatch logs for this endpoint.{note}")
+        note = (
+            f" (the container ended with exit code {ended})"
+            if ended is not None
+            else f" (no HTTP 200 at /ping in {timeout:.0f} s)"
+        )
+        raise ServerFailed(
+            f"The {self.where} did not pass the ping health check. Please check CloudWatch logs for "
+            f"this endpoint.{note}"
+        )
 
     def healthy(self) -> bool:
         """Whether the container answers 200 at /ping."""
@@ -132,11 +151,15 @@ class Server:
         self._wait_healthy(PING_TIMEOUT)
 
     # -- requests --------------------------------------------------------------------------------------------
-    def invoke(self, body: bytes, headers: dict[str, str], timeout: float = INVOCATION_TIMEOUT) -> tuple[int, dict[str, str], bytes]:
+    def invoke(
+        self, body: bytes, headers: dict[str, str], timeout: float = INVOCATION_TIMEOUT
+    ) -> tuple[int, dict[str, str], bytes]:
         """POST /invocations: status, headers (lower case), body. Raises NoAnswer."""
         return self._request("POST", "/invocations", body, headers, timeout)
 
-    def _request(self, method: str, path: str, body: bytes | None, headers: dict[str, str], timeout: float) -> tuple[int, dict[str, str], bytes]:
+    def _request(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str], timeout: float
+    ) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.request(method, path, body, headers)
@@ -152,5 +175,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-

@@ -58,7 +58,9 @@ class JobBase(Base):
             return
         wanted = {"imageDigest": reference.digest} if reference.digest else {"imageTag": reference.tag}
         try:
-            answer = self.cloud.client("ecr").describe_images(repositoryName=reference.repository, imageIds=[wanted])
+            answer = self.cloud.client("ecr").describe_images(
+                repositoryName=reference.repository, imageIds=[wanted]
+            )
         except ClientError as error:
             raise missing from error
         if not answer["imageDetails"]:
@@ -73,12 +75,16 @@ class JobBase(Base):
             ec2.describe_subnets(SubnetIds=vpc["Subnets"])
             ec2.describe_security_groups(GroupIds=vpc["SecurityGroupIds"])
         except ClientError as error:
-            raise AwsError("ValidationException", f"VpcConfig: {error.response['Error']['Message']}") from error
+            raise AwsError(
+                "ValidationException", f"VpcConfig: {error.response['Error']['Message']}"
+            ) from error
 
     def check_one_instance(self, count: int) -> None:
         """Say so when a job asks for what is not run here."""
         if count > 1:
-            raise AwsError("NotImplemented", f"InstanceCount {count}: the local cloud runs a job on one instance", 501)
+            raise AwsError(
+                "NotImplemented", f"InstanceCount {count}: the local cloud runs a job on one instance", 501
+            )
 
     # -- running ---------------------------------------------------------------------------------------------
     def s3_as(self, role: str) -> Any:
@@ -147,7 +153,11 @@ class JobBase(Base):
     def state_event(self, detail_type: str, operation: str, record: Record, arn: str, **changed: Any) -> None:
         """Emit a state change whose detail is what Describe answers, times in milliseconds, tags as a map."""
         shape = model("sagemaker").operation_model(operation).output_shape
-        detail = {**_milliseconds(to_wire(shape, dict(record)), record), **changed, "Tags": dict(self.tags.get(arn, {}))}
+        detail = {
+            **_milliseconds(to_wire(shape, dict(record)), record),
+            **changed,
+            "Tags": dict(self.tags.get(arn, {})),
+        }
         self.cloud.emit("aws.sagemaker", detail_type, detail, [arn])
 
 

@@ -20,17 +20,27 @@ class ModelsMixin(JobBase):
     def __init__(self, cloud: Cloud) -> None:
         super().__init__(cloud)
         self.models = Collection(
-            self, "Model", "model",
+            self,
+            "Model",
+            "model",
             duplicate=("ValidationException", 'Cannot create already existing model "{arn}".'),
             missing=("ValidationException", 'Could not find model "{arn}".'),
-        )  # fmt: skip
+        )
 
     def create_model(self, params: Record) -> Record:
-        given = params.get("Containers") or ([params["PrimaryContainer"]] if params.get("PrimaryContainer") else [])
+        given = params.get("Containers") or (
+            [params["PrimaryContainer"]] if params.get("PrimaryContainer") else []
+        )
         if not given or params.get("Containers") and params.get("PrimaryContainer"):
-            raise AwsError("ValidationException", "Exactly one of PrimaryContainer and Containers is required.")
+            raise AwsError(
+                "ValidationException", "Exactly one of PrimaryContainer and Containers is required."
+            )
         if len(given) > 1:
-            raise AwsError("NotImplemented", "the local cloud serves models of one container, not inference pipelines", 501)
+            raise AwsError(
+                "NotImplemented",
+                "the local cloud serves models of one container, not inference pipelines",
+                501,
+            )
         role = params.get("ExecutionRoleArn")
         if not role:
             raise AwsError("ValidationException", "ExecutionRoleArn is required")
@@ -60,20 +70,35 @@ class ModelsMixin(JobBase):
                 raise AwsError("ValidationException", "A container needs Image or ModelPackageName.")
             return container
         if container.get("Image") or container.get("ModelDataUrl"):
-            raise AwsError("ValidationException", "ModelPackageName and Image or ModelDataUrl exclude one another.")
+            raise AwsError(
+                "ValidationException", "ModelPackageName and Image or ModelDataUrl exclude one another."
+            )
         found = self.describe_model_package({"ModelPackageName": package})
         if found["ModelPackageStatus"] != "Completed":
-            raise AwsError("ValidationException", f"Model package {found['ModelPackageArn']} is in status {found['ModelPackageStatus']}")
+            raise AwsError(
+                "ValidationException",
+                f"Model package {found['ModelPackageArn']} is in status {found['ModelPackageStatus']}",
+            )
         approval = found.get("ModelApprovalStatus")
         if approval and approval != "Approved":
-            raise AwsError("ValidationException", f"Cannot create a model from model package {found['ModelPackageArn']}: its approval status "
-                           f"is {approval}, and only an Approved version can be deployed.")  # fmt: skip
+            raise AwsError(
+                "ValidationException",
+                f"Cannot create a model from model package {found['ModelPackageArn']}: its approval status "
+                f"is {approval}, and only an Approved version can be deployed.",
+            )
         specification = (found.get("InferenceSpecification") or {}).get("Containers") or []
         if len(specification) != 1:
-            raise AwsError("NotImplemented", f"model package {package} has {len(specification)} containers; the local cloud serves one", 501)
+            raise AwsError(
+                "NotImplemented",
+                f"model package {package} has {len(specification)} containers; the local cloud serves one",
+                501,
+            )
         own = specification[0]
         environment = {**(own.get("Environment") or {}), **(container.get("Environment") or {})}
-        return {**{k: own[k] for k in ("Image", "ModelDataUrl", "ModelDataSource") if own.get(k)}, "Environment": environment}
+        return {
+            **{k: own[k] for k in ("Image", "ModelDataUrl", "ModelDataSource") if own.get(k)},
+            "Environment": environment,
+        }
 
     def _check_model_data(self, container: Record, role: str) -> None:
         source = (container.get("ModelDataSource") or {}).get("S3DataSource") or {}
@@ -85,8 +110,10 @@ class ModelsMixin(JobBase):
         except ClientError as error:
             raise AwsError(
                 "ValidationException",
-                f'Could not access model data at {uri}. Please ensure that the role "{role}" exists and that its trust relationship policy '
-                'allows the action "sts:AssumeRole" for the service principal "sagemaker.amazonaws.com". Also ensure that the role has '
+                f'Could not access model data at {uri}. Please ensure that the role "{role}" exists '
+                "and that its trust relationship policy "
+                'allows the action "sts:AssumeRole" for the service principal '
+                '"sagemaker.amazonaws.com". Also ensure that the role has '
                 f'"s3:GetObject" permissions and that the object is located in {self.cloud.region}. '
                 f"({error.response['Error'].get('Code')}: {error.response['Error'].get('Message')})",
             ) from error
@@ -114,7 +141,9 @@ class NamedByArn(ApiResource):
 
     def create(self, context: Context, props: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         name = props.get(f"{self.noun}Name") or context.name(63)
-        request = typed(self.service, self.create_call, {**self.request(context, props), f"{self.noun}Name": name})
+        request = typed(
+            self.service, self.create_call, {**self.request(context, props), f"{self.noun}Name": name}
+        )
         arn = getattr(context.client(self.service), self.create_call)(**request)[f"{self.noun}Arn"]
         return arn, {f"{self.noun}Name": name, f"{self.noun}Arn": arn}
 

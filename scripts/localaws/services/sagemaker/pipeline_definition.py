@@ -1,6 +1,7 @@
 """A pipeline's definition: what SageMaker refuses of it, and what its values mean during an execution.
 
-The JSON schema that AWS publishes is stale (it rejects what AWS's own SDK writes), so the arguments of each step are
+The JSON schema that AWS publishes is stale (it rejects what AWS's own SDK writes), so the arguments of
+each step are
 checked against botocore's model of the call that the step makes, pipeline functions standing for any value.
 """
 
@@ -15,26 +16,43 @@ from typing import Any
 from localaws.service import findings_of, model
 
 FUNCTIONS = ("Get", "Std:Join", "Std:JsonGet")
-#: step type → the call it makes, the parameter that SageMaker names itself, the call that gives its properties
+#: step type → the call it makes, the parameter that SageMaker names itself, the call that gives its
+#: properties
 CALLS = {
     "Processing": ("CreateProcessingJob", "ProcessingJobName", "DescribeProcessingJob"),
     "Training": ("CreateTrainingJob", "TrainingJobName", "DescribeTrainingJob"),
-    "Tuning": ("CreateHyperParameterTuningJob", "HyperParameterTuningJobName", "DescribeHyperParameterTuningJob"),
+    "Tuning": (
+        "CreateHyperParameterTuningJob",
+        "HyperParameterTuningJobName",
+        "DescribeHyperParameterTuningJob",
+    ),
     "Transform": ("CreateTransformJob", "TransformJobName", "DescribeTransformJob"),
     "Model": ("CreateModel", "ModelName", "DescribeModel"),
     "RegisterModel": ("CreateModelPackage", "ModelPackageName", "DescribeModelPackage"),
 }
 _OTHERS = ("Condition", "Fail", "Lambda")
 _NOT_RUN = {
-    "QualityCheck": "Model Monitor is closed to new customers since 2026-07-30; use a Processing step with the project's monitor",
+    "QualityCheck": "Model Monitor is closed to new customers since 2026-07-30; use a Processing step",
     "ClarifyCheck": "Clarify is closed to new customers since 2026-07-30; use a Processing step",
-    "Callback": "the local cloud does not run it", "EMR": "the local cloud does not run it",
-    "EMRServerless": "the local cloud does not run it", "AutoML": "the local cloud does not run it",
-    "ForEach": "the local cloud does not run it", "Endpoint": "the local cloud does not run it",
-    "EndpointConfig": "the local cloud does not run it", "InferenceComponent": "the local cloud does not run it",
-    "MonitorBatchTransform": "the local cloud does not run it", "NotebookJob": "the local cloud does not run it",
-}  # fmt: skip
-EXECUTION_VARIABLES = ("StartDateTime", "CurrentDateTime", "PipelineName", "PipelineArn", "PipelineExecutionId", "PipelineExecutionArn")
+    "Callback": "the local cloud does not run it",
+    "EMR": "the local cloud does not run it",
+    "EMRServerless": "the local cloud does not run it",
+    "AutoML": "the local cloud does not run it",
+    "ForEach": "the local cloud does not run it",
+    "Endpoint": "the local cloud does not run it",
+    "EndpointConfig": "the local cloud does not run it",
+    "InferenceComponent": "the local cloud does not run it",
+    "MonitorBatchTransform": "the local cloud does not run it",
+    "NotebookJob": "the local cloud does not run it",
+}
+EXECUTION_VARIABLES = (
+    "StartDateTime",
+    "CurrentDateTime",
+    "PipelineName",
+    "PipelineArn",
+    "PipelineExecutionId",
+    "PipelineExecutionArn",
+)
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "Equals": lambda a, b: a == b,
     "GreaterThan": lambda a, b: a > b,
@@ -42,7 +60,12 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "LessThan": lambda a, b: a < b,
     "LessThanOrEqualTo": lambda a, b: a <= b,
 }
-_TYPES: dict[str, tuple[type, ...]] = {"String": (str,), "Integer": (int,), "Float": (float, int), "Boolean": (bool,)}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "String": (str,),
+    "Integer": (int,),
+    "Float": (float, int),
+    "Boolean": (bool,),
+}
 _PART = re.compile(r"\.?([A-Za-z0-9_]+)|\['([^']*)'\]|\[\"([^\"]*)\"\]|\[(\d+)\]")
 
 
@@ -81,16 +104,22 @@ class Definition:
         """The parameters of an execution, typed. Raises DefinitionError."""
         unknown = sorted(set(given) - set(self.parameters))
         if unknown:
-            raise DefinitionError(f"Unknown pipeline parameters: [{', '.join(unknown)}]; the definition has "
-                                  f"[{', '.join(self.parameters)}]")  # fmt: skip
+            raise DefinitionError(
+                f"Unknown pipeline parameters: [{', '.join(unknown)}]; the definition has "
+                f"[{', '.join(self.parameters)}]"
+            )
         out = {}
         for name, parameter in self.parameters.items():
             if name not in given and "DefaultValue" not in parameter:
                 raise DefinitionError(f"Parameter {name} has no default value and was not given")
-            value = _convert(name, parameter["Type"], given[name]) if name in given else parameter["DefaultValue"]
+            value = (
+                _convert(name, parameter["Type"], given[name]) if name in given else parameter["DefaultValue"]
+            )
             allowed = parameter.get("EnumValues")
             if allowed and value not in allowed:
-                raise DefinitionError(f"Parameter {name}: {value!r} is not one of {', '.join(map(str, allowed))}")
+                raise DefinitionError(
+                    f"Parameter {name}: {value!r} is not one of {', '.join(map(str, allowed))}"
+                )
             out[name] = value
         return out
 
@@ -110,13 +139,16 @@ def _convert(name: str, kind: str, text: str) -> Any:
     return text
 
 
-# -- what is refused -----------------------------------------------------------------------------------------------
+# -- what is refused
+# -----------------------------------------------------------------------------------------------
 def parse(text: str) -> Definition:
     """The definition in a JSON text. Raises DefinitionError naming everything that is wrong with it."""
     try:
         document = json.loads(text)
     except ValueError as error:
-        raise DefinitionError(f"Unable to parse pipeline definition. The definition is not valid JSON: {error}") from error
+        raise DefinitionError(
+            f"Unable to parse pipeline definition. The definition is not valid JSON: {error}"
+        ) from error
     if not isinstance(document, dict) or document.get("Version") != "2020-12-01":
         raise DefinitionError("Unable to parse pipeline definition. Version must be '2020-12-01'")
     found: list[str] = []
@@ -144,7 +176,9 @@ def _parameters(items: list[dict[str, Any]], found: list[str]) -> dict[str, dict
             found.append(f"parameter {name}: Type {kind!r} is not one of {', '.join(_TYPES)}")
             continue
         default = item.get("DefaultValue")
-        if "DefaultValue" in item and (not isinstance(default, _TYPES[kind]) or kind != "Boolean" and isinstance(default, bool)):
+        if "DefaultValue" in item and (
+            not isinstance(default, _TYPES[kind]) or kind != "Boolean" and isinstance(default, bool)
+        ):
             found.append(f"parameter {name}: DefaultValue {default!r} is not of type {kind}")
         if item.get("EnumValues") and "DefaultValue" in item and default not in item["EnumValues"]:
             found.append(f"parameter {name}: DefaultValue {default!r} is not in EnumValues")
@@ -195,15 +229,20 @@ def _check_step(step: Step, steps: dict[str, Step], parameters: dict[str, Any]) 
     step.needs &= set(steps)
     if step.type in CALLS:
         call, own_name, _ = CALLS[step.type]
-        yield from _check_shape(model("sagemaker").operation_model(call).input_shape, step.arguments, "Arguments", own_name)
+        yield from _check_shape(
+            model("sagemaker").operation_model(call).input_shape, step.arguments, "Arguments", own_name
+        )
     if step.type == "Lambda" and not step.body.get("FunctionArn"):
         yield "FunctionArn is required"
     if step.type == "Fail" and "ErrorMessage" not in step.arguments:
         yield "Arguments.ErrorMessage is required"
-    outputs = {o.get("OutputName") for o in (step.arguments.get("ProcessingOutputConfig") or {}).get("Outputs") or []}
+    outputs = {
+        o.get("OutputName") for o in (step.arguments.get("ProcessingOutputConfig") or {}).get("Outputs") or []
+    }
     for file in step.body.get("PropertyFiles") or []:
         if file.get("OutputName") not in outputs:
-            yield f"property file {file.get('PropertyFileName')} reads the unknown output {file.get('OutputName')!r}"
+            name = file.get("PropertyFileName")
+            yield f"property file {name} reads the unknown output {file.get('OutputName')!r}"
 
 
 def _check_conditions(conditions: Any) -> Iterator[str]:
@@ -248,7 +287,9 @@ def _references(value: Any, in_json_get: bool = False) -> Iterator[tuple[str, bo
             yield from _references(part, in_json_get)
 
 
-def _check_reference(text: str, in_json_get: bool, step: Step, steps: dict[str, Step], parameters: dict[str, Any]) -> str | None:
+def _check_reference(
+    text: str, in_json_get: bool, step: Step, steps: dict[str, Step], parameters: dict[str, Any]
+) -> str | None:
     root, _, rest = text.partition(".")
     if root == "Parameters":
         return None if rest in parameters else f"unknown parameter reference '{text}'"
@@ -264,7 +305,11 @@ def _check_reference(text: str, in_json_get: bool, step: Step, steps: dict[str, 
     target = steps[name]
     if in_json_get:
         known = [f.get("PropertyFileName") for f in target.body.get("PropertyFiles") or []]
-        return None if path.removeprefix(".PropertyFiles.") in known else f"reference '{text}' names an unknown property file of step {name}"
+        return (
+            None
+            if path.removeprefix(".PropertyFiles.") in known
+            else f"reference '{text}' names an unknown property file of step {name}"
+        )
     if target.type == "Lambda":
         known = [o.get("OutputName") for o in target.body.get("OutputParameters") or []]
         wanted = re.fullmatch(r"\.OutputParameters\['([^']*)'\]", path)
@@ -273,7 +318,10 @@ def _check_reference(text: str, in_json_get: bool, step: Step, steps: dict[str, 
         return None if path == ".Outcome" else f"unknown property reference '{text}'"
     if target.type not in CALLS:
         return f"step {name} of type {target.type} has no properties (reference '{text}')"
-    outputs = [o.get("OutputName") for o in (target.arguments.get("ProcessingOutputConfig") or {}).get("Outputs") or []]
+    outputs = [
+        o.get("OutputName")
+        for o in (target.arguments.get("ProcessingOutputConfig") or {}).get("Outputs") or []
+    ]
     return None if _has_path(target.type, path, outputs) else f"unknown property reference '{text}'"
 
 
@@ -287,7 +335,12 @@ def _has_path(kind: str, path: str, outputs: list[Any]) -> bool:
             return False
         if shape.type_name == "structure" and part in shape.members:
             shape = shape.members[part]
-        elif shape.type_name == "list" and isinstance(part, int) or shape.type_name == "list" and before in ("Outputs", "ProcessingInputs"):
+        elif (
+            shape.type_name == "list"
+            and isinstance(part, int)
+            or shape.type_name == "list"
+            and before in ("Outputs", "ProcessingInputs")
+        ):
             if before == "Outputs" and isinstance(part, str) and part not in outputs:
                 return False
             shape = shape.member
@@ -350,7 +403,8 @@ def _cycles(steps: dict[str, Step]) -> list[str]:
     return []
 
 
-# -- what values mean ----------------------------------------------------------------------------------------------
+# -- what values mean
+# ----------------------------------------------------------------------------------------------
 @dataclass
 class Scope:
     """Where the functions of a definition find their values during an execution."""
@@ -409,14 +463,24 @@ class Scope:
             _, name, _, file_name = argument["PropertyFile"]["Get"].split(".", 3)
             if name not in self.properties:
                 raise EvaluationError(f"property file {file_name}: step {name} was not executed")
-            file = next(f for f in self.steps[name].body["PropertyFiles"] if f["PropertyFileName"] == file_name)
-            folder = dig(self.properties[name], f".ProcessingOutputConfig.Outputs['{file['OutputName']}'].S3Output.S3Uri", file_name)
+            file = next(
+                f for f in self.steps[name].body["PropertyFiles"] if f["PropertyFileName"] == file_name
+            )
+            folder = dig(
+                self.properties[name],
+                f".ProcessingOutputConfig.Outputs['{file['OutputName']}'].S3Output.S3Uri",
+                file_name,
+            )
             uri = f"{folder.rstrip('/')}/{file['FilePath']}"
         try:
             document = json.loads(self.read(uri))
         except ValueError as error:
             raise EvaluationError(f"Failed to read property file {uri}: {error}") from error
-        return dig(document, "." + argument["Path"] if not argument["Path"].startswith("[") else argument["Path"], f"{argument['Path']} in {uri}")
+        return dig(
+            document,
+            "." + argument["Path"] if not argument["Path"].startswith("[") else argument["Path"],
+            f"{argument['Path']} in {uri}",
+        )
 
 
 def dig(value: Any, path: str, what: str) -> Any:
@@ -424,7 +488,9 @@ def dig(value: Any, path: str, what: str) -> Any:
     for part in _parts(path):
         try:
             if isinstance(value, list) and isinstance(part, str):
-                value = next(v for v in value if part in (v.get("OutputName"), v.get("InputName"), v.get("MetricName")))
+                value = next(
+                    v for v in value if part in (v.get("OutputName"), v.get("InputName"), v.get("MetricName"))
+                )
             else:
                 value = value[part]
         except (KeyError, IndexError, TypeError, StopIteration):
@@ -436,4 +502,10 @@ def plain(value: Any) -> str:
     """A value as text, as Std:Join writes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return value if isinstance(value, str) else json.dumps(value) if isinstance(value, dict | list) else str(value)
+    return (
+        value
+        if isinstance(value, str)
+        else json.dumps(value)
+        if isinstance(value, dict | list)
+        else str(value)
+    )

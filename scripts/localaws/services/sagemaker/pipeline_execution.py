@@ -1,4 +1,4 @@
-"""One execution of a pipeline: its steps in the order of their dependencies, each through SageMaker's API under the pipeline's role."""
+"""One execution of a pipeline: each step through SageMaker's API under the pipeline's role."""
 
 from __future__ import annotations
 
@@ -21,20 +21,35 @@ from localaws.resource import typed
 from localaws.service import model
 from localaws.services.sagemaker import data
 from localaws.services.sagemaker.job_base import PRINCIPAL
-from localaws.services.sagemaker.pipeline_definition import CALLS, Definition, EvaluationError, Scope, Step, plain
+from localaws.services.sagemaker.pipeline_definition import (
+    CALLS,
+    Definition,
+    EvaluationError,
+    Scope,
+    Step,
+    plain,
+)
 from localaws.services.sagemaker.records import Record
 
 if TYPE_CHECKING:
     from localaws.services.sagemaker.pipelines import PipelinesMixin
 
-#: what decides whether a former step's result is taken again: AWS's table of cache key attributes by step type
+#: what decides whether a former step's result is taken again: AWS's table of cache key attributes by step
+#: type
 _CACHED = {
     "Processing": ("AppSpecification", "Environment", "ProcessingInputs"),
-    "Training": ("AlgorithmSpecification", "CheckpointConfig", "DebugHookConfig", "DebugRuleConfigurations", "Environment",
-                 "HyperParameters", "InputDataConfig"),
+    "Training": (
+        "AlgorithmSpecification",
+        "CheckpointConfig",
+        "DebugHookConfig",
+        "DebugRuleConfigurations",
+        "Environment",
+        "HyperParameters",
+        "InputDataConfig",
+    ),
     "Tuning": ("HyperParameterTuningJobConfig", "TrainingJobDefinition", "TrainingJobDefinitions"),
     "Transform": ("DataProcessing", "Environment", "ModelName", "TransformInput"),
-}  # fmt: skip
+}
 #: step type → member of Metadata, member with the ARN, status, the status that is success
 _JOBS = {
     "Processing": ("ProcessingJob", "ProcessingJobArn", "ProcessingJobStatus"),
@@ -42,8 +57,12 @@ _JOBS = {
     "Tuning": ("TuningJob", "HyperParameterTuningJobArn", "HyperParameterTuningJobStatus"),
     "Transform": ("TransformJob", "TransformJobArn", "TransformJobStatus"),
 }
-_STOPS = {"Processing": "stop_processing_job", "Training": "stop_training_job", "Tuning": "stop_hyper_parameter_tuning_job",
-          "Transform": "stop_transform_job"}  # fmt: skip
+_STOPS = {
+    "Processing": "stop_processing_job",
+    "Training": "stop_training_job",
+    "Tuning": "stop_hyper_parameter_tuning_job",
+    "Transform": "stop_transform_job",
+}
 FAILED = "Step failure: One or multiple steps failed."
 
 
@@ -60,9 +79,11 @@ class StepStopped(Exception):
 
 
 class Execution:
-    """Runs the steps; ``record`` is what DescribePipelineExecution shows, ``steps`` what ListPipelineExecutionSteps shows."""
+    """Runs the steps; ``record`` and ``steps`` are what the API shows of the execution and of its steps."""
 
-    def __init__(self, service: PipelinesMixin, pipeline: Record, record: Record, definition: Definition) -> None:
+    def __init__(
+        self, service: PipelinesMixin, pipeline: Record, record: Record, definition: Definition
+    ) -> None:
         self.service, self.cloud = service, service.cloud
         self.pipeline, self.record, self.definition = pipeline, record, definition
         self.steps: dict[str, Record] = {}
@@ -75,10 +96,13 @@ class Execution:
     def _variables(self) -> dict[str, Any]:
         started = self.record["CreationTime"].strftime("%Y-%m-%dT%H:%M:%SZ")
         return {
-            "StartDateTime": started, "CurrentDateTime": lambda: clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "PipelineName": self.pipeline["PipelineName"], "PipelineArn": self.pipeline["PipelineArn"],
-            "PipelineExecutionId": self.id, "PipelineExecutionArn": self.record["PipelineExecutionArn"],
-        }  # fmt: skip
+            "StartDateTime": started,
+            "CurrentDateTime": lambda: clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "PipelineName": self.pipeline["PipelineName"],
+            "PipelineArn": self.pipeline["PipelineArn"],
+            "PipelineExecutionId": self.id,
+            "PipelineExecutionArn": self.record["PipelineExecutionArn"],
+        }
 
     def _client(self, name: str) -> Any:
         return self.cloud.client(name, role=self._role, principal=PRINCIPAL, session=f"SageMaker-{self.id}")
@@ -148,8 +172,14 @@ class Execution:
 
     def _begin(self, step: Step) -> None:
         self.steps.pop(step.name, None)  # of an attempt before a retry: the new one is listed last
-        self.steps[step.name] = {"StepName": step.name, "StepStatus": "Starting", "StartTime": clock.now(), "Metadata": {},
-                                 "AttemptCount": 1, "_type": step.type}  # fmt: skip
+        self.steps[step.name] = {
+            "StepName": step.name,
+            "StepStatus": "Starting",
+            "StartTime": clock.now(),
+            "Metadata": {},
+            "AttemptCount": 1,
+            "_type": step.type,
+        }
         for member in ("DisplayName", "Description"):
             if step.body.get(member):
                 self.steps[step.name][f"Step{member}"] = step.body[member]
@@ -163,14 +193,20 @@ class Execution:
         detail = {
             "pipelineExecutionDisplayName": self.record.get("PipelineExecutionDisplayName"),
             "pipelineExecutionDescription": self.record.get("PipelineExecutionDescription"),
-            "currentPipelineExecutionStatus": status, "previousPipelineExecutionStatus": before,
-            "executionStartTime": _stamp(self.record["CreationTime"]), "pipelineArn": self.pipeline["PipelineArn"],
+            "currentPipelineExecutionStatus": status,
+            "previousPipelineExecutionStatus": before,
+            "executionStartTime": _stamp(self.record["CreationTime"]),
+            "pipelineArn": self.pipeline["PipelineArn"],
             "pipelineExecutionArn": self.record["PipelineExecutionArn"],
-        }  # fmt: skip
+        }
         if status in ("Succeeded", "Failed", "Stopped"):
             detail["executionEndTime"] = _stamp(self.record["LastModifiedTime"])
-        self.cloud.emit("aws.sagemaker", "SageMaker Model Building Pipeline Execution Status Change",
-                        {k: v for k, v in detail.items() if v is not None}, self._resources())  # fmt: skip
+        self.cloud.emit(
+            "aws.sagemaker",
+            "SageMaker Model Building Pipeline Execution Status Change",
+            {k: v for k, v in detail.items() if v is not None},
+            self._resources(),
+        )
 
     def _resources(self) -> list[str]:
         return [self.pipeline["PipelineArn"], self.record["PipelineExecutionArn"]]
@@ -193,17 +229,32 @@ class Execution:
             self._changed.notify_all()
 
     def _step_event(self, record: Record, before: str) -> None:
-        metadata = {k[0].lower() + k[1:]: {"arn": v["Arn"]} for k, v in record["Metadata"].items() if "Arn" in v}
+        metadata = {
+            k[0].lower() + k[1:]: {"arn": v["Arn"]} for k, v in record["Metadata"].items() if "Arn" in v
+        }
         detail = {
-            "metadata": metadata, "stepStartTime": _stamp(record["StartTime"]), "stepName": record["StepName"],
-            "stepType": record["_type"], "currentStepStatus": record["StepStatus"], "previousStepStatus": before or None,
-            "stepEndTime": _stamp(record["EndTime"]) if "EndTime" in record else None, "failureReason": record.get("FailureReason"),
-            "cacheHitResult": {"sourcePipelineExecutionArn": record["CacheHitResult"]["SourcePipelineExecutionArn"]}
-            if record.get("CacheHitResult") else None,
-            "pipelineArn": self.pipeline["PipelineArn"], "pipelineExecutionArn": self.record["PipelineExecutionArn"],
-        }  # fmt: skip
-        self.cloud.emit("aws.sagemaker", "SageMaker Model Building Pipeline Execution Step Status Change",
-                        {k: v for k, v in detail.items() if v is not None}, self._resources())  # fmt: skip
+            "metadata": metadata,
+            "stepStartTime": _stamp(record["StartTime"]),
+            "stepName": record["StepName"],
+            "stepType": record["_type"],
+            "currentStepStatus": record["StepStatus"],
+            "previousStepStatus": before or None,
+            "stepEndTime": _stamp(record["EndTime"]) if "EndTime" in record else None,
+            "failureReason": record.get("FailureReason"),
+            "cacheHitResult": {
+                "sourcePipelineExecutionArn": record["CacheHitResult"]["SourcePipelineExecutionArn"]
+            }
+            if record.get("CacheHitResult")
+            else None,
+            "pipelineArn": self.pipeline["PipelineArn"],
+            "pipelineExecutionArn": self.record["PipelineExecutionArn"],
+        }
+        self.cloud.emit(
+            "aws.sagemaker",
+            "SageMaker Model Building Pipeline Execution Step Status Change",
+            {k: v for k, v in detail.items() if v is not None},
+            self._resources(),
+        )
 
     def _run_step(self, step: Step) -> None:
         record = self.steps[step.name]
@@ -223,7 +274,9 @@ class Execution:
         except Exception as error:
             if not self.cloud.stopping:
                 self.cloud.log.exception("step %s failed", step.name)
-            self._step_status(record, "Failed", FailureReason=f"InternalServerError: {type(error).__name__}: {error}"[:3072])
+            self._step_status(
+                record, "Failed", FailureReason=f"InternalServerError: {type(error).__name__}: {error}"[:3072]
+            )
         else:
             self.scope.properties[step.name] = properties
             record["_properties"] = properties
@@ -237,9 +290,13 @@ class Execution:
             attempts = record.setdefault("_attempts", {})
             attempts[error.kind] = attempts.get(error.kind, 0) + 1
             since = (clock.now() - record["StartTime"]).total_seconds()
-            if attempts[error.kind] > (policy.get("MaxAttempts") or 10**6) or since > 60 * (policy.get("ExpireAfterMin") or 10**6):
+            if attempts[error.kind] > (policy.get("MaxAttempts") or 10**6) or since > 60 * (
+                policy.get("ExpireAfterMin") or 10**6
+            ):
                 return False
-            wait = policy.get("IntervalSeconds", 1) * policy.get("BackoffRate", 2.0) ** (attempts[error.kind] - 1)
+            wait = policy.get("IntervalSeconds", 1) * policy.get("BackoffRate", 2.0) ** (
+                attempts[error.kind] - 1
+            )
             self.stopping.wait(wait * self.cloud.time_scale)
             if self.stopping.is_set():
                 raise StepStopped from error
@@ -274,7 +331,13 @@ class Execution:
             self._make_group(arguments)
         answer = self._call(call, self._tagged(call, arguments))
         if step.type == "RegisterModel":
-            return self._made(record, "RegisterModel", answer["ModelPackageArn"], describe, {"ModelPackageName": answer["ModelPackageArn"]})
+            return self._made(
+                record,
+                "RegisterModel",
+                answer["ModelPackageArn"],
+                describe,
+                {"ModelPackageName": answer["ModelPackageArn"]},
+            )
         if step.type == "Model":
             return self._made(record, "Model", answer["ModelArn"], describe, {name_key: arguments[name_key]})
         member, arn_key, status_key = _JOBS[step.type]
@@ -290,12 +353,16 @@ class Execution:
         arn = self.scope.value(step.body["FunctionArn"])
         self._step_status(record, "Executing", Metadata={"Lambda": {"Arn": arn}})
         try:
-            answer = self._client("lambda").invoke(FunctionName=arn, Payload=json.dumps(self.scope.value(step.arguments)))
+            answer = self._client("lambda").invoke(
+                FunctionName=arn, Payload=json.dumps(self.scope.value(step.arguments))
+            )
         except ClientError as error:
             raise _refused("lambda:InvokeFunction", error) from error
         payload = answer["Payload"].read()
         if answer.get("FunctionError"):
-            raise StepFailed(f"ClientError: Lambda function {arn} failed: {payload.decode(errors='replace')[:1000]}")
+            raise StepFailed(
+                f"ClientError: Lambda function {arn} failed: {payload.decode(errors='replace')[:1000]}"
+            )
         outputs = {}
         document = json.loads(payload or b"null")
         for wanted in step.body.get("OutputParameters") or []:
@@ -303,7 +370,12 @@ class Execution:
             if not isinstance(document, dict) or name not in document:
                 raise StepFailed(f"ClientError: Lambda function {arn} did not return the output {name}")
             outputs[name] = document[name]
-        record["Metadata"] = {"Lambda": {"Arn": arn, "OutputParameters": [{"Name": k, "Value": plain(v)} for k, v in outputs.items()]}}
+        record["Metadata"] = {
+            "Lambda": {
+                "Arn": arn,
+                "OutputParameters": [{"Name": k, "Value": plain(v)} for k, v in outputs.items()],
+            }
+        }
         return {"OutputParameters": outputs}
 
     def _named(self, step: Step, arguments: dict[str, Any], name_key: str) -> dict[str, Any]:
@@ -319,13 +391,17 @@ class Execution:
         return {**arguments, name_key: f"{stem}-{suffix}"}
 
     def _tagged(self, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The arguments with the pipeline's tags; those of the step win. A version of a group takes no tags."""
+        """The arguments with the pipeline's tags; the step's own win. A version of a group takes none."""
         shape = model("sagemaker").operation_model(call).input_shape
         if "Tags" not in shape.members or call == "CreateModelPackage":
             return arguments
         own = arguments.get("Tags") or []
         named = {t["Key"] for t in own}
-        inherited = [t for t in self.service.tags_of(self.pipeline["PipelineArn"]) if t["Key"] not in named and not t["Key"].startswith("aws:")]
+        inherited = [
+            t
+            for t in self.service.tags_of(self.pipeline["PipelineArn"])
+            if t["Key"] not in named and not t["Key"].startswith("aws:")
+        ]
         return {**arguments, "Tags": [*own, *inherited]} if own or inherited else arguments
 
     def _call(self, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -336,7 +412,9 @@ class Execution:
         except ClientError as error:
             raise _refused(f"sagemaker:{call}", error) from error
         except Exception as error:  # botocore's own check of the arguments
-            raise StepFailed(f"ClientError: Failed to invoke sagemaker:{call}. Error Details: {error}") from error
+            raise StepFailed(
+                f"ClientError: Failed to invoke sagemaker:{call}. Error Details: {error}"
+            ) from error
 
     def _make_group(self, arguments: dict[str, Any]) -> None:
         """SageMaker makes the model package group of a RegisterModel step when there is none."""
@@ -349,17 +427,28 @@ class Execution:
         except ClientError as error:
             if error.response["Error"]["Code"] in ("AccessDeniedException", "AccessDenied"):
                 return  # it may be there; CreateModelPackage tells
-            tags = [t for t in self.service.tags_of(self.pipeline["PipelineArn"]) if not t["Key"].startswith("aws:")]
-            self._call("CreateModelPackageGroup", {"ModelPackageGroupName": group, **({"Tags": tags} if tags else {})})
+            tags = [
+                t
+                for t in self.service.tags_of(self.pipeline["PipelineArn"])
+                if not t["Key"].startswith("aws:")
+            ]
+            self._call(
+                "CreateModelPackageGroup",
+                {"ModelPackageGroupName": group, **({"Tags": tags} if tags else {})},
+            )
 
-    def _made(self, record: Record, member: str, arn: str, describe: str, by: dict[str, str]) -> dict[str, Any]:
+    def _made(
+        self, record: Record, member: str, arn: str, describe: str, by: dict[str, str]
+    ) -> dict[str, Any]:
         record["Metadata"] = {member: {"Arn": arn}}
         return self._describe(describe, by)
 
     def _describe(self, call: str, by: dict[str, str]) -> dict[str, Any]:
         return getattr(self.service, xform_name(call))(by)
 
-    def _wait_for_job(self, step: Step, name: str, name_key: str, describe: str, status_key: str) -> dict[str, Any]:
+    def _wait_for_job(
+        self, step: Step, name: str, name_key: str, describe: str, status_key: str
+    ) -> dict[str, Any]:
         asked = False
         while True:
             found = self._describe(describe, {name_key: name})
@@ -370,8 +459,11 @@ class Execution:
                 if self.stopping.is_set():
                     raise StepStopped
                 reason = found.get("FailureReason") or f"{step.type} job {name} was stopped"
-                kind = {"InternalServerError": "SageMaker.JOB_INTERNAL_ERROR", "CapacityError": "SageMaker.CAPACITY_ERROR",
-                        "ResourceLimitExceeded": "SageMaker.RESOURCE_LIMIT"}.get(reason.partition(":")[0], "")  # fmt: skip
+                kind = {
+                    "InternalServerError": "SageMaker.JOB_INTERNAL_ERROR",
+                    "CapacityError": "SageMaker.CAPACITY_ERROR",
+                    "ResourceLimitExceeded": "SageMaker.RESOURCE_LIMIT",
+                }.get(reason.partition(":")[0], "")
                 raise StepFailed(f"ClientError: {reason}", kind)
             if self.stopping.wait(0.1) and not asked:
                 asked = True
@@ -384,14 +476,22 @@ class Execution:
 
     def _properties(self, step: Step, name: str, found: dict[str, Any]) -> dict[str, Any]:
         if step.type == "Tuning":
-            by = {"HyperParameterTuningJobName": name, "SortBy": "FinalObjectiveMetricValue", "MaxResults": 100}
+            by = {
+                "HyperParameterTuningJobName": name,
+                "SortBy": "FinalObjectiveMetricValue",
+                "MaxResults": 100,
+            }
             order = "Descending" if _maximises(found) else "Ascending"
-            found |= self.service.list_training_jobs_for_hyper_parameter_tuning_job({**by, "SortOrder": order})
+            found |= self.service.list_training_jobs_for_hyper_parameter_tuning_job(
+                {**by, "SortOrder": order}
+            )
         return found
 
 
 def _maximises(found: dict[str, Any]) -> bool:
-    objective = (found.get("HyperParameterTuningJobConfig") or {}).get("HyperParameterTuningJobObjective") or {}
+    objective = (found.get("HyperParameterTuningJobConfig") or {}).get(
+        "HyperParameterTuningJobObjective"
+    ) or {}
     return objective.get("Type") == "Maximize"
 
 
@@ -399,8 +499,11 @@ def _refused(call: str, error: ClientError) -> StepFailed:
     problem = error.response["Error"]
     code, status = problem.get("Code", ""), error.response["ResponseMetadata"]["HTTPStatusCode"]
     kind = "Step.SERVICE_FAULT" if status >= 500 else ""
-    kind = {"ThrottlingException": "Step.THROTTLING", "Throttling": "Step.THROTTLING",
-            "ResourceLimitExceeded": "SageMaker.RESOURCE_LIMIT"}.get(code, kind)  # fmt: skip
+    kind = {
+        "ThrottlingException": "Step.THROTTLING",
+        "Throttling": "Step.THROTTLING",
+        "ResourceLimitExceeded": "SageMaker.RESOURCE_LIMIT",
+    }.get(code, kind)
     return StepFailed(f"ClientError: Failed to invoke {call}. Error Details: {problem.get('Message')}", kind)
 
 
@@ -414,21 +517,25 @@ def _cache_key(step: Step, arguments: dict[str, Any]) -> str:
 
 
 def duration(text: str) -> timedelta:
-    """An ISO 8601 duration (``P30D``, ``PT1H``, ``P1DT12H``) or the short form AWS takes too (``30d``, ``1h``).
+    """An ISO 8601 duration (``P30D``, ``P1DT12H``) or the short form that AWS takes too (``30d``, ``1h``).
 
     Raises ValueError.
     """
-    match = re.fullmatch(r"P(?:(\d+)Y)?(?:(\d+)M)?(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", text.upper())
+    match = re.fullmatch(
+        r"P(?:(\d+)Y)?(?:(\d+)M)?(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", text.upper()
+    )
     if match and any(match.groups()):
         years, months, weeks, days, hours, minutes, seconds = (int(g or 0) for g in match.groups())
-        return timedelta(days=365 * years + 30 * months + days, weeks=weeks, hours=hours, minutes=minutes, seconds=seconds)
+        return timedelta(
+            days=365 * years + 30 * months + days, weeks=weeks, hours=hours, minutes=minutes, seconds=seconds
+        )
     short = re.fullmatch(r"(?:P?T?)(\d+)([DHMS])", text.upper())
     if short:
-        return timedelta(**{{"D": "days", "H": "hours", "M": "minutes", "S": "seconds"}[short[2]]: int(short[1])})
+        return timedelta(
+            **{{"D": "days", "H": "hours", "M": "minutes", "S": "seconds"}[short[2]]: int(short[1])}
+        )
     raise ValueError(f"{text!r} is not an ISO 8601 duration")
 
 
 def _stamp(moment: Any) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-

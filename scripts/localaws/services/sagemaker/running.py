@@ -1,4 +1,4 @@
-"""One container of a job while it runs: its log goes to CloudWatch Logs line by line, it can be stopped and times out."""
+"""A job's container while it runs: its log goes to CloudWatch Logs, it can be stopped, and it times out."""
 
 from __future__ import annotations
 
@@ -58,7 +58,14 @@ class Run:
         self.timed_out = False
         self.log: LogFollower | None = None
 
-    def wait(self, popen: subprocess.Popen, log: LogFollower, seconds: float, grace: float, tick: Callable[[], Any] = lambda: None) -> int:
+    def wait(
+        self,
+        popen: subprocess.Popen,
+        log: LogFollower,
+        seconds: float,
+        grace: float,
+        tick: Callable[[], Any] = lambda: None,
+    ) -> int:
         """Wait for the container to end, to be stopped, or to run out of time; its exit code."""
         self.popen, self.log = popen, log
         deadline = time.monotonic() + seconds

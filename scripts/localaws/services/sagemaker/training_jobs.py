@@ -35,22 +35,33 @@ class TrainingJobs(JobBase):
     def __init__(self, cloud: Cloud) -> None:
         super().__init__(cloud)
         self.training_jobs = Collection(
-            self, "TrainingJob", "training-job",
-            duplicate=("ResourceInUse", "Training job names must be unique within an AWS account and region, and a training job "
-                       "with this name already exists ({arn})"),
+            self,
+            "TrainingJob",
+            "training-job",
+            duplicate=(
+                "ResourceInUse",
+                "Training job names must be unique within an AWS account and region, and a training job "
+                "with this name already exists ({arn})",
+            ),
             missing=("ValidationException", "Requested resource not found."),
-        )  # fmt: skip
+        )
 
     def create_training_job(self, params: Record) -> Record:
         record = self.begin_training(params)
         return {"TrainingJobArn": record["TrainingJobArn"]}
 
     def begin_training(self, params: Record, **more: Any) -> Record:
-        """Check and start a training job; ``more`` is kept with it (a tuning job names itself). Its record."""
+        """Check and start a training job; ``more`` is kept with it (a tuning job's ARN). Its record."""
         self.check_training(params)
         record = self.training_jobs.add(
             params["TrainingJobName"],
-            {**params, **more, "TrainingJobStatus": "InProgress", "SecondaryStatus": "", "SecondaryStatusTransitions": []},
+            {
+                **params,
+                **more,
+                "TrainingJobStatus": "InProgress",
+                "SecondaryStatus": "",
+                "SecondaryStatusTransitions": [],
+            },
         )
         self.runs[record["TrainingJobArn"]] = Run(Path())
         self._training_status(record, "InProgress", "Starting")
@@ -62,31 +73,57 @@ class TrainingJobs(JobBase):
         self.check_execution_role(params["RoleArn"])
         specification = params["AlgorithmSpecification"]
         if not specification.get("TrainingImage"):
-            raise AwsError("NotImplemented", "the local cloud trains with a TrainingImage, not with an AlgorithmName", 501)
+            raise AwsError(
+                "NotImplemented",
+                "the local cloud trains with a TrainingImage, not with an AlgorithmName",
+                501,
+            )
         self.check_image(specification["TrainingImage"])
         resources = params.get("ResourceConfig") or {}
-        self.check_one_instance(max([resources.get("InstanceCount") or 1, *(g["InstanceCount"] for g in resources.get("InstanceGroups") or [])]))
+        self.check_one_instance(
+            max(
+                [
+                    resources.get("InstanceCount") or 1,
+                    *(g["InstanceCount"] for g in resources.get("InstanceGroups") or []),
+                ]
+            )
+        )
         self.check_network(params.get("VpcConfig"))
         stopping = params.get("StoppingCondition") or {}
         longest, wait = stopping.get("MaxRuntimeInSeconds", 86_400), stopping.get("MaxWaitTimeInSeconds")
         if params.get("EnableManagedSpotTraining") and (wait is None or wait < longest):
-            raise AwsError("ValidationException", "Invalid MaxWaitTimeInSeconds. It must be present and be greater than or equal to "
-                           "MaxRuntimeInSeconds")  # fmt: skip
+            raise AwsError(
+                "ValidationException",
+                "Invalid MaxWaitTimeInSeconds. It must be present and be greater than or equal to "
+                "MaxRuntimeInSeconds",
+            )
         if wait is not None and not params.get("EnableManagedSpotTraining"):
-            raise AwsError("ValidationException", "MaxWaitTimeInSeconds above 0 is not supported for non-spot training jobs.")
+            raise AwsError(
+                "ValidationException",
+                "MaxWaitTimeInSeconds above 0 is not supported for non-spot training jobs.",
+            )
         channels = [c["ChannelName"] for c in params.get("InputDataConfig") or []]
         if len(set(channels)) < len(channels):
-            raise AwsError("ValidationException", f"Channel names must be unique, found {', '.join(channels)}")
+            raise AwsError(
+                "ValidationException", f"Channel names must be unique, found {', '.join(channels)}"
+            )
         for channel in params.get("InputDataConfig") or []:
             mode = channel.get("InputMode") or specification["TrainingInputMode"]
             source = channel["DataSource"].get("S3DataSource")
             if mode == "Pipe" or source is None:
-                raise AwsError("NotImplemented", f"channel {channel['ChannelName']}: the local cloud reads S3 in File or FastFile mode", 501)
+                raise AwsError(
+                    "NotImplemented",
+                    f"channel {channel['ChannelName']}: the local cloud reads S3 in File or FastFile mode",
+                    501,
+                )
         for definition in specification.get("MetricDefinitions") or []:
             try:
                 re.compile(definition["Regex"])
             except re.error as error:
-                raise AwsError("ValidationException", f"Invalid metric definition regex for metric {definition['Name']}: {error}") from error
+                raise AwsError(
+                    "ValidationException",
+                    f"Invalid metric definition regex for metric {definition['Name']}: {error}",
+                ) from error
 
     def describe_training_job(self, params: Record) -> Record:
         return self.training_jobs.get(params["TrainingJobName"])
@@ -99,8 +136,11 @@ class TrainingJobs(JobBase):
             record = self.training_jobs.get(params["TrainingJobName"])
             run = self.runs.get(record["TrainingJobArn"])
             if run is None or record["TrainingJobStatus"] not in ("InProgress", "Stopping"):
-                raise AwsError("ValidationException", "The request was rejected because the training job is in status "
-                               f"{record['TrainingJobStatus']}.")  # fmt: skip
+                raise AwsError(
+                    "ValidationException",
+                    "The request was rejected because the training job is in status "
+                    f"{record['TrainingJobStatus']}.",
+                )
         if not run.stopping.is_set():
             run.stopping.set()
             self._training_status(record, "Stopping", "Stopping")
@@ -113,11 +153,19 @@ class TrainingJobs(JobBase):
             transitions = record["SecondaryStatusTransitions"]
             if transitions:
                 transitions[-1].setdefault("EndTime", stamp)
-            transitions.append({"Status": secondary, "StartTime": stamp, "StatusMessage": more.get("FailureReason") or _MESSAGES[secondary]})
+            transitions.append(
+                {
+                    "Status": secondary,
+                    "StartTime": stamp,
+                    "StatusMessage": more.get("FailureReason") or _MESSAGES[secondary],
+                }
+            )
             if status in ("Completed", "Failed", "Stopped"):
                 transitions[-1]["EndTime"] = stamp
             self.training_jobs.change(record, TrainingJobStatus=status, SecondaryStatus=secondary, **more)
-        self.state_event("SageMaker Training Job State Change", "DescribeTrainingJob", record, record["TrainingJobArn"])
+        self.state_event(
+            "SageMaker Training Job State Change", "DescribeTrainingJob", record, record["TrainingJobArn"]
+        )
 
     def _run_training(self, record: Record) -> None:
         arn, name = record["TrainingJobArn"], record["TrainingJobName"]
@@ -137,9 +185,14 @@ class TrainingJobs(JobBase):
         if record.get("TrainingStartTime"):
             more["TrainingEndTime"] = clock.now()
             spent = max(1, round((more["TrainingEndTime"] - record["TrainingStartTime"]).total_seconds()))
-            # Spot: what is billed is what it would have cost less the discount, which AWS shows as fewer seconds.
-            more |= {"TrainingTimeInSeconds": spent,
-                     "BillableTimeInSeconds": max(1, round(spent * 0.3)) if record.get("EnableManagedSpotTraining") else spent}  # fmt: skip
+            # Spot: what is billed is what it would have cost less the discount, which AWS shows as fewer
+            # seconds.
+            more |= {
+                "TrainingTimeInSeconds": spent,
+                "BillableTimeInSeconds": max(1, round(spent * 0.3))
+                if record.get("EnableManagedSpotTraining")
+                else spent,
+            }
         self._training_status(record, status, secondary, **more)
 
     def _run_training_container(self, record: Record, run: Run) -> None:
@@ -150,7 +203,9 @@ class TrainingJobs(JobBase):
         image = self.pull(specification["TrainingImage"])
         for channel in record.get("InputDataConfig") or []:
             source = channel["DataSource"]["S3DataSource"]
-            data.download(s3, source["S3Uri"], ml / "input/data" / channel["ChannelName"], source["S3DataType"], role)
+            data.download(
+                s3, source["S3Uri"], ml / "input/data" / channel["ChannelName"], source["S3DataType"], role
+            )
         checkpoints = record.get("CheckpointConfig")
         saved = local(ml, (checkpoints or {}).get("LocalPath") or "/opt/ml/checkpoints")
         if checkpoints:
@@ -158,12 +213,17 @@ class TrainingJobs(JobBase):
             if any(data.keys(s3, checkpoints["S3Uri"])):
                 data.download(s3, checkpoints["S3Uri"], saved)
         _configure(record, ml)
-        entrypoint, arguments = specification.get("ContainerEntrypoint"), specification.get("ContainerArguments")
+        entrypoint, arguments = (
+            specification.get("ContainerEntrypoint"),
+            specification.get("ContainerArguments"),
+        )
         argv = containers.argv_of(image, entrypoint, arguments if entrypoint or arguments else ["train"])
         env = {
-            **self.environment_as(role), "TRAINING_JOB_NAME": record["TrainingJobName"], "TRAINING_JOB_ARN": record["TrainingJobArn"],
+            **self.environment_as(role),
+            "TRAINING_JOB_NAME": record["TrainingJobName"],
+            "TRAINING_JOB_ARN": record["TrainingJobArn"],
             **(record.get("Environment") or {}),
-        }  # fmt: skip
+        }
         self._training_status(record, "InProgress", "Training", TrainingStartTime=clock.now())
         log = run.folder / "log"
         with log.open("wb") as out:
@@ -176,7 +236,9 @@ class TrainingJobs(JobBase):
         if checkpoints:
             data.upload(s3, saved, checkpoints["S3Uri"], key)
         if code == 0 or ended:
-            self._training_status(record, "Stopping" if ended else "InProgress", "Stopping" if ended else "Uploading")
+            self._training_status(
+                record, "Stopping" if ended else "InProgress", "Stopping" if ended else "Uploading"
+            )
         self._save_artifacts(record, s3, ml, key, model=code == 0 or ended)
         if ended:
             raise Stopped
@@ -215,11 +277,17 @@ class TrainingJobs(JobBase):
         if not found:
             return
         stamp = clock.now()
-        self.training_jobs.change(record, FinalMetricDataList=[{"MetricName": k, "Value": v, "Timestamp": stamp} for k, v in found.items()])
+        self.training_jobs.change(
+            record,
+            FinalMetricDataList=[{"MetricName": k, "Value": v, "Timestamp": stamp} for k, v in found.items()],
+        )
         dimensions = [{"Name": "TrainingJobName", "Value": record["TrainingJobName"]}]
         self.cloud.client("cloudwatch").put_metric_data(
             Namespace="/aws/sagemaker/TrainingJobs",
-            MetricData=[{"MetricName": k, "Value": v, "Timestamp": stamp, "Dimensions": dimensions} for k, v in found.items()],
+            MetricData=[
+                {"MetricName": k, "Value": v, "Timestamp": stamp, "Dimensions": dimensions}
+                for k, v in found.items()
+            ],
         )
 
 
@@ -232,7 +300,9 @@ def _configure(record: Record, ml: Path) -> None:
     channels = {
         c["ChannelName"]: {
             "TrainingInputMode": c.get("InputMode") or mode,
-            "S3DistributionType": c["DataSource"]["S3DataSource"].get("S3DataDistributionType", "FullyReplicated"),
+            "S3DistributionType": c["DataSource"]["S3DataSource"].get(
+                "S3DataDistributionType", "FullyReplicated"
+            ),
             "RecordWrapperType": c.get("RecordWrapperType", "None"),
             **({"ContentType": c["ContentType"]} if c.get("ContentType") else {}),
         }
@@ -242,13 +312,20 @@ def _configure(record: Record, ml: Path) -> None:
         "hyperparameters": record.get("HyperParameters") or {},
         "inputdataconfig": channels,
         "resourceconfig": {
-            "current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0", "current_instance_type": kind,
+            "current_host": "algo-1",
+            "hosts": ["algo-1"],
+            "network_interface_name": "eth0",
+            "current_instance_type": kind,
             "current_group_name": "homogeneousCluster",
-            "instance_groups": [{"instance_group_name": "homogeneousCluster", "instance_type": kind, "hosts": ["algo-1"]}],
+            "instance_groups": [
+                {"instance_group_name": "homogeneousCluster", "instance_type": kind, "hosts": ["algo-1"]}
+            ],
         },
-    }  # fmt: skip
+    }
     if record.get("CheckpointConfig"):
-        documents["checkpointconfig"] = {"S3Uri": record["CheckpointConfig"]["S3Uri"],
-                                         "LocalPath": record["CheckpointConfig"].get("LocalPath") or "/opt/ml/checkpoints"}  # fmt: skip
+        documents["checkpointconfig"] = {
+            "S3Uri": record["CheckpointConfig"]["S3Uri"],
+            "LocalPath": record["CheckpointConfig"].get("LocalPath") or "/opt/ml/checkpoints",
+        }
     for name, document in documents.items():
         (config / f"{name}.json").write_text(json.dumps(document))

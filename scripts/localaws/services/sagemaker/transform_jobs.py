@@ -1,0 +1,265 @@
+"""Batch transform jobs: every record of the input through the model's real server."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from localaws import clock
+from localaws.cloud import Cloud
+from localaws.errors import AwsError
+from localaws.services.sagemaker import data
+from localaws.services.sagemaker.hosting import NoAnswer, Server, ServerFailed
+from localaws.services.sagemaker.job_base import JobBase, JobFailed, Stopped, stream_name
+from localaws.services.sagemaker.records import Collection, Record
+from localaws.services.sagemaker.running import Run
+
+LOGS = "/aws/sagemaker/TransformJobs"
+
+
+class TransformJobs(JobBase):
+    """CreateTransformJob and what belongs to it."""
+
+    models: Collection  # of ModelsMixin
+
+    def __init__(self, cloud: Cloud) -> None:
+        super().__init__(cloud)
+        self.transform_jobs = Collection(
+            self,
+            "TransformJob",
+            "transform-job",
+            duplicate=(
+                "ResourceInUse",
+                "Job name must be unique within an AWS account and region, and a job with this name already "
+                "exists ({arn})",
+            ),
+            missing=("ResourceNotFound", "Could not find requested job with name: {name}"),
+        )
+
+    def create_transform_job(self, params: Record) -> Record:
+        model = self.models.find(params["ModelName"])
+        if model is None:
+            raise AwsError(
+                "ValidationException", f'Could not find model "{self.models.arn(params["ModelName"])}".'
+            )
+        self.check_one_instance(params["TransformResources"]["InstanceCount"])
+        if params.get("DataCaptureConfig", {}).get("DestinationS3Uri"):
+            raise AwsError(
+                "NotImplemented", "DataCaptureConfig of transform jobs is not run in the local cloud", 501
+            )
+        split = params["TransformInput"].get("SplitType", "None")
+        if split not in ("None", "Line"):
+            raise AwsError(
+                "NotImplemented", f"SplitType {split}: the local cloud splits by Line or not at all", 501
+            )
+        processing = params.get("DataProcessing") or {}
+        if processing.get("JoinSource", "None") == "Input" and split == "None":
+            raise AwsError("ValidationException", "JoinSource Input needs SplitType Line")
+        record = self.transform_jobs.add(
+            params["TransformJobName"], {**params, "TransformJobStatus": "InProgress"}
+        )
+        arn = record["TransformJobArn"]
+        self.runs[arn] = Run(Path())
+        self._transform_event(record)
+        self.cloud.spawn(
+            self._run_transform, record, dict(model), name=f"transform-{record['TransformJobName']}"
+        )
+        return {"TransformJobArn": arn}
+
+    def describe_transform_job(self, params: Record) -> Record:
+        return self.transform_jobs.get(params["TransformJobName"])
+
+    def list_transform_jobs(self, params: Record) -> Record:
+        return self.transform_jobs.listing(params, "TransformJobSummaries")
+
+    def stop_transform_job(self, params: Record) -> Record:
+        record = self.transform_jobs.get(params["TransformJobName"])
+        run = self.runs.get(record["TransformJobArn"])
+        if run is None:
+            raise AwsError(
+                "ValidationException",
+                f"The request was rejected because the transform job is in status "
+                f"{record['TransformJobStatus']}.",
+            )
+        self.transform_jobs.change(record, TransformJobStatus="Stopping")
+        run.stopping.set()
+        return {}
+
+    # -- running ---------------------------------------------------------------------------------------------
+    def _run_transform(self, record: Record, model: Record) -> None:
+        end: dict[str, Any] = {"TransformJobStatus": "Completed"}
+        with self.running(record["TransformJobArn"], "transform", record["TransformJobName"]) as run:
+            try:
+                self.pause_for(run, 60)
+                with self.place(run):
+                    self.transform_jobs.change(record, TransformStartTime=clock.now())
+                    self._transform(record, model, run)
+            except Stopped:
+                end = {"TransformJobStatus": "Stopped"}
+            except ServerFailed as error:
+                end = {"TransformJobStatus": "Failed", "FailureReason": f"AlgorithmError: {error}"[:1024]}
+            except Exception as error:
+                end = {"TransformJobStatus": "Failed", "FailureReason": self.reason_of(error)[:1024]}
+        self.transform_jobs.change(record, TransformEndTime=clock.now(), **end)
+        self._transform_event(record)
+
+    def _transform(self, record: Record, model: Record, run: Run) -> None:
+        role = model["ExecutionRoleArn"]
+        container = {
+            **model["_container"],
+            "Environment": {
+                **(model["_container"].get("Environment") or {}),
+                **(record.get("Environment") or {}),
+            },
+        }
+        server = Server(self, container, role, "container", (LOGS, stream_name(record["TransformJobName"])))
+        source = record["TransformInput"]["DataSource"]["S3DataSource"]
+        s3 = self.s3_as(role)
+        with tempfile.TemporaryDirectory(dir=run.folder) as folder:
+            data.download(s3, source["S3Uri"], Path(folder), source["S3DataType"], role)
+            try:
+                server.start()
+                for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
+                    self._transform_file(record, server, s3, file, str(file.relative_to(folder)), run)
+            finally:
+                server.stop()
+
+    def _transform_file(
+        self, record: Record, server: Server, s3: Any, file: Path, name: str, run: Run
+    ) -> None:
+        given, wanted = record["TransformInput"], record["TransformOutput"]
+        processing = record.get("DataProcessing") or {}
+        content_type = given.get("ContentType") or "application/octet-stream"
+        accept = wanted.get("Accept") or content_type
+        limit = (
+            record["MaxPayloadInMB"] if record.get("MaxPayloadInMB") is not None else 6
+        ) * 1024 * 1024 or 10**9
+        headers = {
+            "Content-Type": content_type,
+            **({"Accept": wanted["Accept"]} if wanted.get("Accept") else {}),
+        }
+        content = file.read_bytes()
+        if given.get("SplitType", "None") == "None":
+            answers = [
+                self._ask(
+                    server, _filtered(content, processing.get("InputFilter"), content_type), headers, name
+                )
+            ]
+        else:
+            single = record.get("BatchStrategy", "MultiRecord") == "SingleRecord"
+            answers = []
+            for batch in _batches([line for line in content.splitlines() if line], single, limit):
+                self.expect(run)
+                sent = b"\n".join(
+                    _filtered(line, processing.get("InputFilter"), content_type) for line in batch
+                )
+                answer = self._ask(server, sent + b"\n", headers, name)
+                answers += _joined(batch, answer, processing, content_type, accept, name)
+        join = (
+            b"\n"
+            if wanted.get("AssembleWith", "None") == "Line" or processing.get("JoinSource") == "Input"
+            else b""
+        )
+        body = join.join(a.rstrip(b"\n") if join else a for a in answers) + (
+            b"\n" if join and answers else b""
+        )
+        bucket, key = data.split(data.join(wanted["S3OutputPath"], f"{name}.out"))
+        data.put(s3, bucket, key, body, wanted.get("KmsKeyId"))
+
+    @staticmethod
+    def _ask(server: Server, body: bytes, headers: dict[str, str], name: str) -> bytes:
+        try:
+            status, _, content = server.invoke(body, headers, 600)
+        except NoAnswer as error:
+            raise JobFailed(f"AlgorithmError: no answer of the container for {name}: {error}") from error
+        if status != 200:
+            kind = "ClientError" if 400 <= status < 500 else "AlgorithmError"
+            raise JobFailed(
+                f"{kind}: See job logs for more information. Bad HTTP status received from "
+                f"algorithm: {status} for {name}: "
+                f"{content.decode(errors='replace')[:300]}"
+            )
+        return content
+
+    def _transform_event(self, record: Record) -> None:
+        self.state_event(
+            "SageMaker Transform Job State Change", "DescribeTransformJob", record, record["TransformJobArn"]
+        )
+
+
+def _batches(lines: list[bytes], single: bool, limit: int) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        if batch and (single or size + len(line) + 1 > limit):
+            yield batch
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line) + 1
+    if batch:
+        yield batch
+
+
+def _joined(
+    batch: list[bytes], answer: bytes, processing: Record, content_type: str, accept: str, name: str
+) -> list[bytes]:
+    """The answer's lines, joined with their input and filtered as DataProcessing says."""
+    join, output = processing.get("JoinSource") == "Input", processing.get("OutputFilter", "$")
+    if not join and output == "$":
+        return [answer]
+    lines = [line for line in answer.splitlines() if line]
+    if len(lines) != len(batch):
+        raise JobFailed(
+            f"ClientError: {name}: {len(batch)} records were sent and {len(lines)} came back, so "
+            "they cannot be joined"
+        )
+    out = []
+    for before, after in zip(batch, lines, strict=True):
+        if "json" in accept:
+            value = json.loads(after)
+            if join:
+                value = {**json.loads(before), "SageMakerOutput": value} if "json" in content_type else value
+            out.append(json.dumps(_select(value, output)).encode())
+        else:
+            row = [*(_cells(before) if join else []), *_cells(after)]
+            out.append(_row(_select(row, output)))
+    return out
+
+
+def _filtered(line: bytes, path: str | None, content_type: str) -> bytes:
+    if not path or path == "$":
+        return line
+    if "json" in content_type:
+        return json.dumps(_select(json.loads(line), path)).encode()
+    return b"\n".join(_row(_select(_cells(part), path)) for part in line.splitlines())
+
+
+def _cells(line: bytes) -> list[str]:
+    return next(csv.reader([line.decode()]), [])
+
+
+def _row(cells: Any) -> bytes:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(cells if isinstance(cells, list) else [cells])
+    return out.getvalue().encode()
+
+
+def _select(value: Any, path: str) -> Any:
+    """JSONPath as far as DataProcessing has it: ``$``, ``$.name``, ``$[1]``, ``$[1:]``, ``$[0,2]``."""
+    for part in re.findall(r"\.([A-Za-z_][\w]*)|\[([^\]]+)\]", path.removeprefix("$")):
+        name, inside = part
+        if name:
+            value = value[name]
+        elif ":" in inside:
+            value = value[slice(*(int(n) if n else None for n in inside.split(":")))]
+        else:
+            keys = [k.strip().strip("'\"") for k in inside.split(",")]
+            picked = [value[int(k)] if isinstance(value, list) else value[k] for k in keys]
+            value = picked if len(picked) > 1 or isinstance(value, list) else picked[0]
+    return value
