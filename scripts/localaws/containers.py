@@ -1,8 +1,8 @@
 """Run a container image as a process: jobs and model servers, with the ``/opt/ml`` of SageMaker.
 
-The process sees the image's files, the image's Python first on PATH, its own ``/opt/ml``, ``/tmp`` and
-home, and exactly the
-environment it is given, nothing of the cloud's. namespace.py makes that root; process.py keeps the process.
+The process sees the image's files, the image's Python first on PATH, its own ``/opt/ml``, ``/tmp`` and home,
+and exactly the environment it is given, nothing of the cloud's. namespace.py makes that root; process.py
+keeps the process.
 """
 
 from __future__ import annotations
@@ -90,9 +90,8 @@ def start(
 ) -> subprocess.Popen:
     """Start a container; ``folder/ml`` becomes its ``/opt/ml``, the rest of ``folder`` its ``/tmp`` and home.
 
-    Raises ContainersUnavailable where the machine forbids namespaces, FileNotFoundError never: a program
-    that the image
-    lacks ends with code 127 and says so in the log, as in a container.
+    Raises ContainersUnavailable where the machine forbids namespaces, FileNotFoundError never: a program that
+    the image lacks ends with code 127 and says so in the log, as in a container.
     """
     check()
     spec = _spec(image, folder, argv, hosts)
@@ -107,8 +106,7 @@ def start(
 
 def build_argv(cache: Path, image: Image, folder: Path, argv: list[str], upper: Path) -> list[str]:
     """The command that runs ``argv`` as a RUN of an image's build: what it changes is kept, files below
-    ``upper`` and packages
-    in the image's own Python environment.
+    ``upper`` and packages in the image's own Python environment.
 
     Raises ContainersUnavailable where the machine forbids namespaces.
     """

@@ -1,12 +1,10 @@
 """Enter a container without a container engine: a root of its own in a mount namespace, then the program.
 
 Run by containers.py as a script with a file that describes the container. The new root is this machine's,
-seen through
-overlays: the image's files lie over the machine's top-level folders, what the program writes outside
-``/opt/ml`` goes to
-memory and is gone with it, ``/tmp`` and ``/root`` are the container's own. Works as root and, by a user
-namespace, as
-an ordinary user. Nothing here imports more than it must: it runs before each job and each model server.
+seen through overlays: the image's files lie over the machine's top-level folders, what the program writes
+outside ``/opt/ml`` goes to memory and is gone with it, ``/tmp`` and ``/root`` are the container's own. Works
+as root and, by a user namespace, as an ordinary user. Nothing here imports more than it must: it runs before
+each job and each model server.
 """
 
 from __future__ import annotations

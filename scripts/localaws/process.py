@@ -1,13 +1,11 @@
 """Processes of builds, jobs and endpoints: each in a group of its own, none left when the cloud is gone.
 
 ``start`` puts a small keeper process (this file, run as a script) between the cloud and the program. The
-keeper holds
-one end of a pipe whose other end the cloud holds: when the cloud ends, also by kill -9, the pipe closes
-and the keeper
-kills the program with everything it started. (PR_SET_PDEATHSIG alone will not do: it fires when the
-*thread* that
-forked ends, is lost in a new user namespace, and reaches the direct child only.) The keeper is the program's
-"init": what the program leaves running in the background ends with it, as in a container.
+keeper holds one end of a pipe whose other end the cloud holds: when the cloud ends, also by kill -9, the pipe
+closes and the keeper kills the program with everything it started. (PR_SET_PDEATHSIG alone will not do: it
+fires when the *thread* that forked ends, is lost in a new user namespace, and reaches the direct child only.)
+The keeper is the program's "init": what the program leaves running in the background ends with it, as in a
+container.
 """
 
 from __future__ import annotations
@@ -41,8 +39,7 @@ def start(
     """Start a program with exactly this environment; ``stderr`` goes to ``stdout``'s file unless given.
 
     ``wait`` and ``returncode`` are the program's own (``-9`` after a SIGKILL). Raises FileNotFoundError at
-    once for a
-    program that is not on the given environment's PATH.
+    once for a program that is not on the given environment's PATH.
     """
     import shutil
     import subprocess
@@ -113,8 +110,7 @@ class _Lifeline:
     __del__ = close
 
 
-# -- the keeper
-# ----------------------------------------------------------------------------------------------------
+# -- the keeper ------------------------------------------------------------------------------------------
 def _keep(lifeline: int, argv: list[str]) -> None:
     """Run a program until it ends or the lifeline closes; ends as the program ended."""
     _prctl(36)  # PR_SET_CHILD_SUBREAPER: what the program orphans becomes ours

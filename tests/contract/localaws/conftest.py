@@ -9,17 +9,22 @@ import re
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.request
 import uuid
+import venv
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
 import pytest
 from botocore.config import Config
+
+from localaws import images
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -38,7 +43,9 @@ class LocalCloud:
         if not credentials and service in self._clients:
             return self._clients[service]
         keys = credentials or {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-        settings = Config(retries={"max_attempts": 1}, s3={"addressing_style": "path"}, inject_host_prefix=False)
+        settings = Config(
+            retries={"max_attempts": 1}, s3={"addressing_style": "path"}, inject_host_prefix=False
+        )
         made = boto3.client(
             service, endpoint_url=self.endpoint, region_name=self.region, config=settings, **keys
         )
@@ -91,7 +98,7 @@ class LocalCloud:
         return name
 
     def stack(self, resources: dict[str, Any], outputs: dict[str, Any] | None = None, name: str = "") -> str:
-        """Create or update a stack of these resources and wait; its name. Fails with the resources' reasons."""
+        """Create or update a stack of these resources and wait; its name. Raises StackFailed with the reasons."""
         template = {"Resources": resources, **({"Outputs": outputs} if outputs else {})}
         client, name = self.client("cloudformation"), name or self.name("stack")
         call = client.update_stack if self.stack_status(name) else client.create_stack
@@ -102,6 +109,27 @@ class LocalCloud:
         if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
             raise StackFailed(f"{name} is {status}: {self.stack_reasons(name)}")
         return name
+
+    def image(self, files: dict[str, str], entrypoint: list[str], **environment: str) -> str:
+        """Push a container image of texts on a bare Python, as docker would have built it; its URI."""
+        name, env = self.name("image"), ROOT / ".cache/images/contract-tests"
+        if not (env / "bin/python").exists():
+            venv.create(env, symlinks=True)
+        self.client("ecr").create_repository(repositoryName=name)
+        layer = io.BytesIO()
+        with tarfile.open(fileobj=layer, mode="w") as archive:
+            for path, text in files.items():
+                entry = tarfile.TarInfo(path)
+                entry.size, entry.mode = len(text.encode()), 0o755
+                archive.addfile(entry, io.BytesIO(text.encode()))
+        settings = {"Labels": {images.ENVIRONMENT_LABEL: env.name}, "Entrypoint": entrypoint}
+        settings["Env"] = [f"{k}={v}" for k, v in environment.items()]
+        uri = f"{self.account}.dkr.ecr.{self.region}.amazonaws.com/{name}:v1"
+        place = SimpleNamespace(
+            endpoint=self.endpoint, account=self.account, cache=ROOT / ".cache", home=self.log.parent
+        )
+        images.push(place, images.parse(uri), {"os": "linux", "config": settings}, layer.getvalue())
+        return uri
 
     def stack_status(self, name: str) -> str:
         """The status of a stack, "" when there is none."""
@@ -208,7 +236,11 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "PYTHON"))}
     errors = (folder / "stderr").open("w+")
     process = subprocess.Popen(
-        command, env=env | {"PYTHONPATH": str(ROOT / "scripts")}, stdout=subprocess.PIPE, stderr=errors, text=True
+        command,
+        env=env | {"PYTHONPATH": str(ROOT / "scripts")},
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
     )
     assert process.stdout is not None
     for line in process.stdout:

@@ -492,8 +492,7 @@ def _steps(deployment: Record, instances: int) -> list[tuple[float, float]]:
     return [(1.0, wait)]
 
 
-# -- CloudFormation
-# ------------------------------------------------------------------------------------------------
+# -- CloudFormation ---
 class EndpointConfigResource(NamedByArn):
     """AWS::SageMaker::EndpointConfig."""
 

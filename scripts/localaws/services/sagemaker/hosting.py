@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 #: seconds that SageMaker waits for an answer of the container
 INVOCATION_TIMEOUT = 60
-#: real seconds for the container's first 200 at /ping; AWS waits minutes, for instances that are slower to
-#: come
+#: real seconds for the container's first 200 at /ping; AWS waits minutes, because instances come slower
 PING_TIMEOUT = 60
 
 

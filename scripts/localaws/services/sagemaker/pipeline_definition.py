@@ -1,8 +1,8 @@
 """A pipeline's definition: what SageMaker refuses of it, and what its values mean during an execution.
 
-The JSON schema that AWS publishes is stale (it rejects what AWS's own SDK writes), so the arguments of
-each step are
-checked against botocore's model of the call that the step makes, pipeline functions standing for any value.
+The JSON schema that AWS publishes is stale (it rejects what AWS's own SDK writes), so the arguments of each
+step are checked against botocore's model of the call that the step makes, pipeline functions standing for any
+value.
 """
 
 from __future__ import annotations
@@ -139,8 +139,7 @@ def _convert(name: str, kind: str, text: str) -> Any:
     return text
 
 
-# -- what is refused
-# -----------------------------------------------------------------------------------------------
+# -- what is refused ---
 def parse(text: str) -> Definition:
     """The definition in a JSON text. Raises DefinitionError naming everything that is wrong with it."""
     try:
@@ -403,8 +402,7 @@ def _cycles(steps: dict[str, Step]) -> list[str]:
     return []
 
 
-# -- what values mean
-# ----------------------------------------------------------------------------------------------
+# -- what values mean ---
 @dataclass
 class Scope:
     """Where the functions of a definition find their values during an execution."""

@@ -315,8 +315,7 @@ def _version(record: Record) -> Record:
     return {**version, "CreationTime": record["LastModifiedTime"], "CreatedBy": record["LastModifiedBy"]}
 
 
-# -- CloudFormation, EventBridge
-# -----------------------------------------------------------------------------------
+# -- CloudFormation, EventBridge ---
 class PipelineResource(ApiResource):
     """AWS::SageMaker::Pipeline; Ref is the name."""
 

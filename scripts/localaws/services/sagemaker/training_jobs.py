@@ -185,8 +185,7 @@ class TrainingJobs(JobBase):
         if record.get("TrainingStartTime"):
             more["TrainingEndTime"] = clock.now()
             spent = max(1, round((more["TrainingEndTime"] - record["TrainingStartTime"]).total_seconds()))
-            # Spot: what is billed is what it would have cost less the discount, which AWS shows as fewer
-            # seconds.
+            # Spot: AWS shows the discount as fewer seconds that are billed.
             more |= {
                 "TrainingTimeInSeconds": spent,
                 "BillableTimeInSeconds": max(1, round(spent * 0.3))
