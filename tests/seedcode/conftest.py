@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import compose
 import pytest
 import yaml
+
+import compose
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT_ID = "p-abc123def456"
@@ -28,9 +29,10 @@ ENVIRONMENT = {
     "AWS_EC2_METADATA_DISABLED": "true",
     "SAGEMAKER_VALIDATE_ROLE": "false",
     "OMP_NUM_THREADS": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
 }
 ENVIRONMENT.pop("PYTHONPATH", None)
+# Libraries whose byte code may not be kept are compiled again in each of the many processes: seconds every time.
+ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)
 
 Run = Callable[..., subprocess.CompletedProcess]
 

@@ -1,9 +1,9 @@
-"""Print a project's pipeline definition, made with the AWS API mocked.
+"""Print a project's pipeline definitions, made with the AWS API mocked.
 
-python define_pipeline.py <project folder> < settings.json > {"definition": …, "objects": …}
+python define_pipeline.py <project folder> < {name: settings, …} > {name: {"definition": …, "objects": …}, …}
 
-A program of its own: the tests compare what two processes make of the same files, and several projects have
-the same module names.
+A program of its own: the tests compare what two processes make of the same files, and several projects have the
+same module names. A definition that fails is given as {"error": …}.
 """
 
 import json
@@ -11,48 +11,46 @@ import logging
 import socket
 import sys
 import warnings
+from typing import Any
 
 import boto3
 from moto import mock_aws
 
+QUIET = {"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}}}
 
-def main() -> None:
-    """Read the settings from standard input and write the definition to standard output."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    settings = json.load(sys.stdin)
-    sys.path.insert(0, sys.argv[1])
+
+def define(settings: dict[str, Any]) -> dict[str, Any]:
+    """Make one definition in an account of its own; what it is, and what was uploaded for it."""
+    from pipeline import get_pipeline
+    from sagemaker.core.workflow.pipeline_context import PipelineSession
+
+    bucket = settings["bucket"]
     with mock_aws():
-        # Whatever is not mocked must not reach a network either.
-        socket.socket.connect = refuse  # type: ignore[method-assign]
         s3 = boto3.client("s3")
-        s3.create_bucket(Bucket=settings["bucket"])
-        from pipeline import get_pipeline
-        from sagemaker.core.workflow.pipeline_context import PipelineSession
-
-        quiet = {"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}}}
-        session = PipelineSession(
-            boto_session=boto3.Session(), default_bucket=settings["bucket"], sagemaker_config=quiet
-        )
-        pipeline = get_pipeline(settings, session)
-        definition = pipeline.definition()
-        get_pipeline(settings, session)  # a second time: nothing may be uploaded twice
-        versions = s3.list_objects_v2(Bucket=settings["bucket"]).get("Contents", [])
-        heads = {o["Key"]: s3.head_object(Bucket=settings["bucket"], Key=o["Key"]) for o in versions}
-        json.dump(
-            {
-                "definition": definition,
-                "objects": {
-                    key: [head["ContentLength"], head.get("SSEKMSKeyId")] for key, head in heads.items()
-                },
-            },
-            sys.stdout,
-        )
+        s3.create_bucket(Bucket=bucket)
+        session = PipelineSession(boto_session=boto3.Session(), default_bucket=bucket, sagemaker_config=QUIET)
+        try:
+            definition = get_pipeline(settings, session).definition()
+        except FileNotFoundError as error:
+            return {"error": str(error)}
+        keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
+        heads = {key: s3.head_object(Bucket=bucket, Key=key) for key in keys}
+    objects = {key: [head["ContentLength"], head.get("SSEKMSKeyId")] for key, head in heads.items()}
+    return {"definition": definition, "objects": objects}
 
 
 def refuse(self: socket.socket, address: object) -> None:
-    """Stand in for socket.connect."""
+    """Stand in for socket.connect: what is not mocked must not reach a network."""
     raise OSError(f"a connection to {address} was tried while the pipeline was defined")
+
+
+def main() -> None:
+    """Read the settings from standard input and write the definitions to standard output."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    sys.path.insert(0, sys.argv[1])
+    socket.socket.connect = refuse  # type: ignore[method-assign]
+    json.dump({name: define(settings) for name, settings in json.load(sys.stdin).items()}, sys.stdout)
 
 
 if __name__ == "__main__":

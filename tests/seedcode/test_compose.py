@@ -5,8 +5,9 @@ import json
 import zipfile
 from pathlib import Path
 
-import compose
 import pytest
+
+import compose
 
 MOST_FILES = 30
 EXPECTED = {
@@ -41,8 +42,9 @@ def layers(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_combination_is_a_project_that_is_small_enough_to_own(project: Path):
-    files = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}
+@pytest.mark.parametrize("combination", compose.combinations(), ids="-".join)
+def test_every_combination_is_a_project_that_is_small_enough_to_own(combination: tuple[str, str]):
+    files = set(compose.compose(*combination))
     assert files >= EXPECTED
     assert len(files) <= MOST_FILES
     assert not [path for path in files if ".part." in path or "__pycache__" in path]

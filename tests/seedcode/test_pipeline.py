@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,14 @@ from mlops_cicd.definition_lint import lint
 
 DEFINE = Path(__file__).with_name("define_pipeline.py")
 
-Run = Callable[..., subprocess.CompletedProcess]
-Define = Callable[..., dict[str, Any]]
+Definitions = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def define(run: Run, project: Path, environment: dict[str, str]) -> Define:
-    """Make a definition in a process of its own: its text, and the objects that were uploaded."""
+def define(run: Callable, project: Path, environment: dict[str, str]) -> Callable[..., Definitions]:
+    """Make definitions in a process of its own."""
 
-    def definer(settings: dict[str, Any], **variables: str) -> dict[str, Any]:
+    def definer(settings: dict[str, Any], **variables: str) -> Definitions:
         done = run(DEFINE, project, input=json.dumps(settings), env=environment | variables)
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout)
@@ -37,8 +35,29 @@ def settings(make_settings: Callable[..., dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def defined(define: Define, settings: dict[str, Any]) -> dict[str, Any]:
-    return define(settings)
+def definitions(define: Callable, make_settings: Callable, settings: dict, config: dict) -> Definitions:
+    """The stable pipeline, and variants of it."""
+
+    def with_data(**changes: Any) -> dict[str, Any]:
+        return make_settings(config={**config, "data": {**config["data"], **changes}})
+
+    experimental = make_settings(register=False, pipeline_name="mlops-p-abc123def456-experimental")
+    experimental["images"].pop("inference")
+    experimental.pop("monitor")
+    return define(
+        {
+            "stable": settings,
+            "experimental": experimental,
+            "data in S3": with_data(source="s3://another-bucket/credit/2026.csv"),
+            "no data": with_data(source="data/missing.csv"),
+            "another seed": with_data(seed=43),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def defined(definitions: Definitions) -> dict[str, Any]:
+    return definitions["stable"]
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +77,8 @@ def jobs(steps: dict[str, Any]) -> dict[str, Any]:
     return {name: step for name, step in steps.items() if step["Type"] in ("Processing", "Training")}
 
 
-def test_two_processes_make_the_same_definition(define: Define, settings: dict, defined: dict[str, Any]):
-    assert define(settings, PYTHONHASHSEED="7", TZ="Asia/Tokyo") == defined
+def test_two_processes_make_the_same_definition(define: Callable, settings: dict, defined: dict[str, Any]):
+    assert define({"x": settings}, PYTHONHASHSEED="7", TZ="Asia/Tokyo") == {"x": defined}
 
 
 def test_the_api_would_accept_it(definition: dict[str, Any]):
@@ -114,20 +133,17 @@ def test_the_data_is_uploaded_once_under_its_hash_with_the_projects_key(
     assert defaults["InputDataUri"] == f"s3://{settings['bucket']}/{key}"
 
 
-def test_data_in_s3_is_used_where_it_is(define: Define, make_settings: Callable, config: dict):
-    source = "s3://another-bucket/credit/2026.csv"
-    defined = define(make_settings(config={**config, "data": {**config["data"], "source": source}}))
+def test_data_in_s3_is_used_where_it_is(definitions: Definitions):
+    defined = definitions["data in S3"]
     defaults = {p["Name"]: p["DefaultValue"] for p in json.loads(defined["definition"])["Parameters"]}
-    assert (defaults["InputDataUri"], defined["objects"]) == (source, {})
+    assert defaults["InputDataUri"] == "s3://another-bucket/credit/2026.csv"
+    assert defined["objects"] == {}
 
 
-def test_a_data_file_that_is_not_there_is_named(
-    run: Run, project: Path, make_settings: Callable, config: dict
-):
-    changed = make_settings(config={**config, "data": {**config["data"], "source": "data/missing.csv"}})
-    done = run(DEFINE, project, input=json.dumps(changed))
-    assert done.returncode != 0
-    assert "data.source is 'data/missing.csv', and there is no such file" in done.stderr
+def test_a_data_file_that_is_not_there_is_named(definitions: Definitions):
+    assert definitions["no data"] == {
+        "error": "mlops.yml: data.source is 'data/missing.csv', and there is no such file in the repository"
+    }
 
 
 def test_the_registered_version_says_where_it_is_from(steps: dict[str, Any], settings: dict):
@@ -172,25 +188,14 @@ def test_the_refusal_says_metric_value_and_threshold(steps: dict[str, Any]):
     assert [values[1], values[3]] == [condition["LeftValue"], condition["RightValue"]]
 
 
-def test_without_registration_nothing_reaches_the_registry(define: Define, make_settings: Callable):
-    settings = make_settings(register=False, pipeline_name="mlops-p-abc123def456-experimental")
-    settings["images"].pop("inference")
-    settings.pop("monitor")
-    definition = json.loads(define(settings)["definition"])
-    assert [step["Name"] for step in definition["Steps"]] == [
-        "Preprocess",
-        "Train",
-        "Evaluate",
-        "CheckQuality",
-    ]
-    assert definition["Steps"][-1]["Arguments"]["IfSteps"] == []
+def test_without_registration_nothing_reaches_the_registry(definitions: Definitions):
+    steps = json.loads(definitions["experimental"]["definition"])["Steps"]
+    assert [step["Name"] for step in steps] == ["Preprocess", "Train", "Evaluate", "CheckQuality"]
+    assert steps[-1]["Arguments"]["IfSteps"] == []
 
 
-def test_a_small_change_of_settings_changes_the_definition(
-    define: Define, make_settings: Callable, config: dict, defined: dict[str, Any]
-):
-    changed = make_settings(config={**config, "data": {**config["data"], "seed": 43}})
-    assert define(changed)["definition"] != defined["definition"]
+def test_another_setting_is_another_definition(definitions: Definitions):
+    assert definitions["another seed"]["definition"] != definitions["stable"]["definition"]
 
 
 def test_the_configuration_is_valid(project: Path):
