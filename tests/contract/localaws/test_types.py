@@ -209,7 +209,9 @@ def test_small_types_are_created_updated_and_deleted(cloud: Any) -> None:
     assert named["QueryString"] == "select 1"
 
     assert cloud.delete_stack(stack) == ""
-    assert ec2.describe_flow_logs(Filters=[{"Name": "resource-id", "Values": [made["Vpc"]]}])["FlowLogs"] == []
+    assert (
+        ec2.describe_flow_logs(Filters=[{"Name": "resource-id", "Values": [made["Vpc"]]}])["FlowLogs"] == []
+    )
 
 
 def test_a_flow_log_needs_a_role_that_flow_logs_can_assume(cloud: Any) -> None:
