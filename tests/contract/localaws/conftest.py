@@ -98,7 +98,7 @@ class LocalCloud:
         return name
 
     def stack(self, resources: dict[str, Any], outputs: dict[str, Any] | None = None, name: str = "") -> str:
-        """Create or update a stack of these resources and wait; its name. Raises StackFailed with the reasons."""
+        """Create or update a stack and wait; its name. Raises StackFailed with the reasons."""
         template = {"Resources": resources, **({"Outputs": outputs} if outputs else {})}
         client, name = self.client("cloudformation"), name or self.name("stack")
         call = client.update_stack if self.stack_status(name) else client.create_stack
