@@ -23,6 +23,7 @@ def assemble(cloud: Cloud) -> Gateway:
     raw = {prefix: handler for m in modules for prefix, handler in getattr(m, "RAW", {}).items()}
     gateway = Gateway(cloud, found, raw)
     hooks.register_types(cloud, kinds)
+    hooks.keep_nested_attributes()
     hooks.register_targets(cloud, targets)
     hooks.use_clock(cloud)
     hooks.read_template_urls()
@@ -30,6 +31,7 @@ def assemble(cloud: Cloud) -> Gateway:
     hooks.read_prefix_lists()
     hooks.alarms_mind_dimensions()
     hooks.keep_mail(cloud)
+    hooks.images_are_told()
     hooks.refuse_unknown_parameters()
     hooks.refuse_trust_policies()
     for service in found:

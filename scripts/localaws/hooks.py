@@ -26,10 +26,13 @@ HOOKS: dict[str, tuple[str, ...]] = {
                        "ministack.services.cloudformation.provisioners:_STACK_TAG_PROPERTY",
                        "ministack.services.cloudformation.provisioners:_delete_predecessor",
                        "ministack.services.cloudformation.stacks:_runs_on_worker_thread"),
+    "nested_attributes": ("ministack.services.cloudformation.provisioners:_provision_resource",
+                          "ministack.services.cloudformation.provisioners:_update_resource"),
     "service_events": ("ministack.services.eventbridge:_put_events",),
     "event_targets": ("ministack.services.eventbridge:_invoke_target",),
     "scheduler_targets": ("ministack.services.scheduler:_tick_schedules", "ministack.services.scheduler:_schedules"),
-    "clock": ("ministack.services.eventbridge:_tick_scheduled_rules", "ministack.services.scheduler:time", "ministack.services.eventbridge:time", "ministack.services.cloudwatch:time"),
+    "clock": ("ministack.services.eventbridge:_tick_scheduled_rules", "ministack.services.scheduler:time", "ministack.services.eventbridge:time", "ministack.services.cloudwatch:time",
+              "ministack.services.cloudwatch_logs:time", "ministack.services.sns:time", "ministack.services.sqs:time"),
     "prefix_lists": ("ministack.services.ec2:_parse_ip_permissions",),
     "service_tags": ("ministack.services.cloudformation.helpers:_validate_stack_tags",),
     "template_url": ("ministack.services.cloudformation.helpers:_resolve_document",),
@@ -37,6 +40,8 @@ HOOKS: dict[str, tuple[str, ...]] = {
                          "ministack.services.cloudwatch:_dims_key"),
     "mail": ("ministack.services.sns:_fanout", "ministack.services.sns:_subscribe", "ministack.services.sns:_topics", "ministack.services.sns:_topic_by_arn_any_scope",
              "ministack.services.sns:_resolve_message_for_protocol"),
+    "images": ("ministack.services.ecr:_describe_images", "ministack.services.ecr:_find_image", "ministack.services.ecr:_repositories",
+               "ministack.services.ecr:_registry_id"),
     "unknown_parameters": ("ministack.services.cloudformation.handlers:_resolve_parameters",
                            "ministack.services.cloudformation.changesets:_resolve_parameters"),
     "trust_policies": ("ministack.services.iam:_trust_policy_not_principal_error",
@@ -80,6 +85,28 @@ def register_types(cloud: Cloud, types: list[resource.ResourceType]) -> None:
             _check_first(cloud, name, handler)
     blocking = stacks._runs_on_worker_thread
     stacks._runs_on_worker_thread = lambda t: t in ours or t in refusals.CHECKS or blocking(t)
+
+
+def keep_nested_attributes() -> None:
+    """A resource of a nested stack keeps its attributes over an update that leaves it alone; the engine forgets them there."""
+    from ministack.services.cloudformation import provisioners
+
+    provision, update = provisioners._provision_resource, provisioners._update_resource
+    known: dict[tuple[str, str], dict] = {}
+
+    def remember(resource_type: str, answer: tuple[str, dict], before: dict) -> tuple[str, dict]:
+        physical_id, attributes = answer
+        known[resource_type, physical_id] = {**before, **(attributes or {})}
+        return physical_id, dict(known[resource_type, physical_id])
+
+    def provision_and_remember(resource_type: str, *rest: Any) -> tuple[str, dict]:
+        return remember(resource_type, provision(resource_type, *rest), {})
+
+    def update_and_remember(resource_type: str, physical_id: str, *rest: Any) -> tuple[str, dict]:
+        answer = update(resource_type, physical_id, *rest)
+        return remember(resource_type, answer, known.get((resource_type, physical_id), {}) if answer[0] == physical_id else {})
+
+    provisioners._provision_resource, provisioners._update_resource = provision_and_remember, update_and_remember
 
 
 def refuse_findings(type_name: str, props: dict[str, Any]) -> None:
@@ -207,9 +234,10 @@ def _universal(cloud: Cloud, target: dict, event: dict, schedule: dict) -> None:
 def use_clock(cloud: Cloud) -> None:
     """Let schedules, rules, metrics and alarms keep the cloud's time, and tick at once when it moves."""
     from ministack.core.responses import request_scope
-    from ministack.services import cloudwatch, eventbridge, scheduler
+    from ministack.services import cloudwatch, cloudwatch_logs, eventbridge, scheduler, sns, sqs
 
-    for module in (scheduler, eventbridge, cloudwatch):
+    # with the queues: a message that a rule sends is visible from the rule's time on
+    for module in (scheduler, eventbridge, cloudwatch, cloudwatch_logs, sns, sqs):
         module.time = clock
 
     def tick() -> None:
@@ -365,6 +393,30 @@ def keep_mail(cloud: Cloud) -> None:
         for step in ("create", "update"):
             if step in handler:
                 handler[step] = then_ask(handler[step])
+
+
+def images_are_told() -> None:
+    """DescribeImages refuses an image that is not there, and says an image's size; ministack leaves it out, silently."""
+    from ministack.services import ecr
+
+    original = ecr._describe_images
+
+    def describe(data: dict) -> Any:
+        name = data.get("repositoryName", "")
+        for wanted in (data.get("imageIds") or []) if name in ecr._repositories else []:
+            if not ecr._find_image(name, wanted):
+                parts = ", ".join(f"{k}:'{wanted.get(k, 'null')}'" for k in ("imageDigest", "imageTag"))
+                return ecr.error_response_json(
+                    "ImageNotFoundException", f"The image with imageId {{{parts}}} does not exist within the repository with name '{name}' "
+                    f"in the registry with id '{ecr._registry_id()}'", 400)  # fmt: skip
+        status, headers, body = _triple(original(data))
+        document = json.loads(body)
+        for image in document.get("imageDetails", []):
+            manifest = json.loads(ecr._find_image(name, {"imageDigest": image["imageDigest"]})["imageManifest"] or "{}")
+            image["imageSizeInBytes"] = sum(part.get("size", 0) for part in (manifest.get("config", {}), *manifest.get("layers", [])))
+        return status, headers, json.dumps(document).encode()
+
+    ecr._describe_images = describe
 
 
 def refuse_unknown_parameters() -> None:

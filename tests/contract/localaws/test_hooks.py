@@ -1,0 +1,265 @@
+"""One test a hook into an emulator's private names: the names are there, and what the hook is for really happens.
+
+Raising a pinned emulator shows here what moved. HOOKS is read from the source, because the emulators are installed
+in the cloud's own environment only.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+ROOT = Path(__file__).resolve().parents[3]
+SOURCE = ROOT / "scripts/localaws/hooks.py"
+
+
+def hooks() -> dict[str, tuple[str, ...]]:
+    """The HOOKS table of hooks.py."""
+    for node in ast.parse(SOURCE.read_text()).body:
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "HOOKS":
+            return ast.literal_eval(node.value)
+    raise LookupError("hooks.py has no HOOKS")
+
+
+HOOKS = hooks()
+NAMES = sorted({name for names in HOOKS.values() for name in names})
+
+
+def test_each_private_name_is_there():
+    script = (
+        "import importlib, json, sys\n"
+        "def found(n):\n"
+        "    module, _, name = n.partition(':')\n"
+        "    return hasattr(importlib.import_module(module), name)\n"
+        "print(json.dumps([n for n in json.loads(sys.argv[1]) if not found(n)]))\n"
+    )
+    python = os.environ.get("LOCALAWS_PYTHON") or str(ROOT / ".venv-localaws/bin/python")
+    done = subprocess.run([python, "-c", script, json.dumps(NAMES)], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_each_hook_has_a_test():
+    tested = {n.removeprefix("test_hook_") for n in globals() if n.startswith("test_hook_")}
+    assert tested == set(HOOKS)
+
+
+def test_hook_resource_types(cloud):
+    name = cloud.name("repo")
+    repository = {"Type": "AWS::CodeCommit::Repository", "Properties": {"RepositoryName": name}}
+    template = json.dumps({"Resources": {"Repository": repository}})
+    stack, client = cloud.name("stack"), cloud.client("cloudformation")
+    client.create_stack(StackName=stack, TemplateBody=template, Tags=[{"Key": "of", "Value": "the stack"}])
+    cloud.wait(lambda: cloud.stack_status(stack) == "CREATE_COMPLETE")
+    codecommit = cloud.client("codecommit")
+    arn = codecommit.get_repository(repositoryName=name)["repositoryMetadata"]["Arn"]
+    assert codecommit.list_tags_for_resource(resourceArn=arn)["tags"]["of"] == "the stack"
+    # the emulator's own types are checked against their schemas too
+    with pytest.raises(AssertionError, match="VersioningConfig"):
+        cloud.stack({"Bucket": {"Type": "AWS::S3::Bucket", "Properties": {"VersioningConfig": {}}}})
+    with pytest.raises(ClientError, match="AWS::CodeCommit::Repositry"):
+        cloud.stack({"Repository": {"Type": "AWS::CodeCommit::Repositry", "Properties": {}}})
+
+
+def test_hook_nested_attributes(cloud):
+    bucket, name, s3 = cloud.bucket(), cloud.name("repo"), cloud.client("s3")
+    repository = {"Type": "AWS::CodeCommit::Repository", "Properties": {"RepositoryName": name}}
+    url = {"Url": {"Value": {"Fn::GetAtt": ["Repository", "CloneUrlHttp"]}}}
+
+    def nested(key: str, **more: Any) -> dict[str, Any]:
+        template = {"Resources": {"Repository": repository, **more}, "Outputs": url}
+        s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(template).encode())
+        where = f"https://{bucket}.s3.{cloud.region}.amazonaws.com/{key}"
+        return {"Nested": {"Type": "AWS::CloudFormation::Stack", "Properties": {"TemplateURL": where}}}
+
+    outputs = {"Url": {"Value": {"Fn::GetAtt": ["Nested", "Outputs.Url"]}}}
+    stack = cloud.stack(nested("one.json"), outputs)
+    assert cloud.outputs(stack)["Url"] == f"{cloud.endpoint}/v1/repos/{name}"
+    cloud.stack(nested("two.json", Topic={"Type": "AWS::SNS::Topic"}), outputs, name=stack)
+    assert cloud.outputs(stack)["Url"] == f"{cloud.endpoint}/v1/repos/{name}"
+
+
+def test_hook_service_events(cloud):
+    name = cloud.name("repo")
+    read = cloud.listen(source=["aws.codecommit"], detail={"repositoryName": [name]})
+    client = cloud.client("codecommit")
+    client.create_repository(repositoryName=name)
+    client.create_commit(repositoryName=name, branchName="main", putFiles=[{"filePath": "a", "fileContent": b"a"}])
+    event = cloud.wait(read)[0]
+    assert event["account"] == cloud.account
+    assert event["region"] == cloud.region
+    # while the public API refuses to play a service, as on AWS
+    entry = {"Source": "aws.codecommit", "DetailType": "x", "Detail": "{}"}
+    answer = cloud.client("events").put_events(Entries=[entry])["Entries"][0]
+    assert answer["ErrorCode"] == "NotAuthorizedForSourceException"
+
+
+def test_hook_event_targets(cloud):
+    events, source = cloud.client("events"), cloud.name("source")
+    rule, role = cloud.name("rule"), cloud.role("events")
+    arn = f"arn:aws:glue:{cloud.region}:{cloud.account}:workflow/{rule}"  # nothing here delivers to Glue
+    events.put_rule(Name=rule, EventPattern=json.dumps({"source": [source]}))
+    events.put_targets(Rule=rule, Targets=[{"Id": "t", "Arn": arn, "RoleArn": role}])
+    events.put_events(Entries=[{"Source": source, "DetailType": "x", "Detail": "{}"}])
+    cloud.wait(lambda: arn in cloud.control("health")["undelivered"])
+
+
+def test_hook_scheduler_targets(cloud):
+    scheduler, name = cloud.client("scheduler"), cloud.name("parameter")
+    request = {"Name": f"/{name}", "Type": "String", "Value": "<aws.scheduler.scheduled-time>"}
+    scheduler.create_schedule(
+        Name=name, ScheduleExpression="rate(1 hour)", FlexibleTimeWindow={"Mode": "OFF"},
+        Target={
+            "Arn": "arn:aws:scheduler:::aws-sdk:ssm:putParameter",
+            "RoleArn": cloud.role("scheduler"),
+            "Input": json.dumps(request),
+        },
+    )  # fmt: skip
+    cloud.control("clock", advance_seconds=3700)
+    ssm = cloud.client("ssm")
+
+    def written() -> str:
+        try:
+            return ssm.get_parameter(Name=f"/{name}")["Parameter"]["Value"]
+        except ssm.exceptions.ParameterNotFound:
+            return ""
+
+    value = cloud.wait(written, what="the schedule's call")
+    assert value.endswith(":00Z")
+    scheduler.delete_schedule(Name=name)
+
+
+def test_hook_clock(cloud):
+    before = cloud.control("clock")["offset_seconds"]
+    events, sqs, name = cloud.client("events"), cloud.client("sqs"), cloud.name("hourly")
+    queue = sqs.create_queue(QueueName=name)["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    events.put_rule(Name=name, ScheduleExpression="rate(1 hour)")
+    events.put_targets(Rule=name, Targets=[{"Id": "queue", "Arn": arn}])
+    cloud.control("clock", advance_seconds=3700)
+    cloud.wait(lambda: sqs.receive_message(QueueUrl=queue).get("Messages"), what="the hourly rule")
+    assert cloud.control("clock")["offset_seconds"] == before + 3700
+    events.remove_targets(Rule=name, Ids=["queue"])
+    events.delete_rule(Name=name)
+
+
+def test_hook_prefix_lists(cloud):
+    ec2 = cloud.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.9.0.0/24")["Vpc"]["VpcId"]
+    group = ec2.create_security_group(GroupName=cloud.name("group"), Description="x", VpcId=vpc)["GroupId"]
+    rule = {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "PrefixListIds": [{"PrefixListId": "pl-63a5400a"}]}
+    ec2.authorize_security_group_egress(GroupId=group, IpPermissions=[rule])
+    found = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissionsEgress"]
+    assert "pl-63a5400a" in [p["PrefixListId"] for r in found for p in r.get("PrefixListIds", [])]
+
+
+def test_hook_service_tags(cloud):
+    client = cloud.client("cloudformation")
+    template = json.dumps({"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}})
+    with pytest.raises(ClientError, match="aws:"):
+        tags = [{"Key": "aws:servicecatalog:x", "Value": "mine"}]
+        client.create_stack(StackName=cloud.name("stack"), TemplateBody=template, Tags=tags)
+
+
+def test_hook_template_url(cloud):
+    bucket, stack, client = cloud.bucket(), cloud.name("stack"), cloud.client("cloudformation")
+    template = json.dumps({"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}})
+    cloud.client("s3").put_object(Bucket=bucket, Key="a/t.json", Body=template.encode())
+    client.create_stack(StackName=stack, TemplateURL=f"https://{bucket}.s3.us-east-1.amazonaws.com/a/t.json")
+    cloud.wait(lambda: cloud.stack_status(stack) == "CREATE_COMPLETE")
+
+
+def test_hook_alarm_dimensions(cloud):
+    watch, name = cloud.client("cloudwatch"), cloud.name("alarm")
+    watch.put_metric_alarm(
+        AlarmName=name, Namespace="Test", MetricName=name, Statistic="Maximum", Period=60, EvaluationPeriods=1, Threshold=1,
+        ComparisonOperator="GreaterThanOrEqualToThreshold", Dimensions=[{"Name": "Endpoint", "Value": "mine"}], TreatMissingData="notBreaching",
+    )  # fmt: skip
+
+    def report(endpoint: str) -> None:
+        dimensions = [{"Name": "Endpoint", "Value": endpoint}]
+        watch.put_metric_data(Namespace="Test", MetricData=[{"MetricName": name, "Value": 5, "Dimensions": dimensions}])
+
+    def state() -> str:
+        return watch.describe_alarms(AlarmNames=[name])["MetricAlarms"][0]["StateValue"]
+
+    report("another's")
+    assert state() != "ALARM"
+    report("mine")
+    cloud.wait(lambda: state() == "ALARM")
+
+
+def test_hook_mail(cloud):
+    sns = cloud.client("sns")
+    topic = sns.create_topic(Name=cloud.name("topic"))["TopicArn"]
+    sns.subscribe(TopicArn=topic, Protocol="email", Endpoint="before@example.com")
+    cloud.subscribe(topic, "jane@example.com")
+    message = json.dumps({"default": "for machines", "email": "for people"})
+    sns.publish(TopicArn=topic, Subject="news", Message=message, MessageStructure="json")
+    mails = [m for m in cloud.control("outbox") if m["topic"] == topic and m["subject"] == "news"]
+    assert [(m["to"], m["body"]) for m in mails] == [("jane@example.com", "for people")]
+
+
+def test_hook_images(cloud):
+    ecr, name = cloud.client("ecr"), cloud.name("repository")
+    uri = ecr.create_repository(repositoryName=name)["repository"]["repositoryUri"]
+    assert uri == f"{cloud.account}.dkr.ecr.{cloud.region}.amazonaws.com/{name}"
+    with pytest.raises(ecr.exceptions.ImageNotFoundException, match="imageTag:'none'"):
+        ecr.describe_images(repositoryName=name, imageIds=[{"imageTag": "none"}])
+    parts = {"config": {"size": 10}, "layers": [{"size": 20}]}
+    ecr.put_image(repositoryName=name, imageManifest=json.dumps(parts), imageTag="one")
+    found = ecr.describe_images(repositoryName=name, imageIds=[{"imageTag": "one"}])["imageDetails"][0]
+    assert found["imageSizeInBytes"] == 30
+
+
+def test_hook_unknown_parameters(cloud):
+    client, stack = cloud.client("cloudformation"), cloud.name("stack")
+    template = json.dumps({"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}})
+    given: dict[str, Any] = {"TemplateBody": template, "Parameters": [{"ParameterKey": "Nam", "ParameterValue": "x"}]}
+    words = r"Parameters: \[Nam\] do not exist in the template"
+    with pytest.raises(ClientError, match=words):
+        client.create_stack(StackName=stack, **given)
+    with pytest.raises(ClientError, match=words):
+        client.create_change_set(StackName=stack, ChangeSetName="c", ChangeSetType="CREATE", **given)
+    client.create_stack(StackName=stack, TemplateBody=template)
+    cloud.wait(lambda: cloud.stack_status(stack) == "CREATE_COMPLETE")
+    with pytest.raises(ClientError, match=words):
+        client.update_stack(StackName=stack, **given)
+
+
+def test_hook_trust_policies(cloud):
+    statement = {"Effect": "Allow", "Action": "sts:AssumeRole"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    iam = cloud.client("iam")
+    with pytest.raises(iam.exceptions.MalformedPolicyDocumentException, match="Principal"):
+        iam.create_role(RoleName=cloud.name("role"), AssumeRolePolicyDocument=document)
+
+
+def test_hook_caller(cloud):
+    role = cloud.role("lambda")
+    keys = cloud.client("sts").assume_role(RoleArn=role, RoleSessionName="jane")["Credentials"]
+    client = cloud.client(
+        "codecommit",
+        aws_access_key_id=keys["AccessKeyId"],
+        aws_secret_access_key=keys["SecretAccessKey"],
+        aws_session_token=keys["SessionToken"],
+    )
+    name = cloud.name("repo")
+    read = cloud.listen(source=["aws.codecommit"], detail={"repositoryName": [name]})
+    client.create_repository(repositoryName=name)
+    client.create_commit(repositoryName=name, branchName="main", putFiles=[{"filePath": "a", "fileContent": b"a"}])
+    who = cloud.wait(read)[0]["detail"]["callerUserArn"]
+    assert who == f"arn:aws:sts::{cloud.account}:assumed-role/{role.rpartition('/')[2]}/jane"
+
+
+def test_hook_scope(cloud):
+    # a service of ours that calls the emulator in the background works in the same account and region
+    metadata = cloud.client("codecommit").create_repository(repositoryName=cloud.name("repo"))["repositoryMetadata"]
+    assert metadata["Arn"].startswith(f"arn:aws:codecommit:{cloud.region}:{cloud.account}:")
+    assert cloud.client("sts").get_caller_identity()["Account"] == cloud.account
