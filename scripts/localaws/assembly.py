@@ -24,6 +24,7 @@ def assemble(cloud: Cloud) -> Gateway:
     gateway = Gateway(cloud, found, raw)
     hooks.register_types(cloud, kinds)
     hooks.keep_nested_attributes()
+    hooks.keep_buckets()
     hooks.register_targets(cloud, targets)
     hooks.use_clock(cloud)
     hooks.read_template_urls()

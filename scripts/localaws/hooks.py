@@ -28,6 +28,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
                        "ministack.services.cloudformation.stacks:_runs_on_worker_thread"),
     "nested_attributes": ("ministack.services.cloudformation.provisioners:_provision_resource",
                           "ministack.services.cloudformation.provisioners:_update_resource"),
+    "buckets": ("ministack.services.s3:_delete_bucket", "ministack.services.s3:_bucket_tags", "ministack.services.s3:_buckets"),
     "service_events": ("ministack.services.eventbridge:_put_events",),
     "event_targets": ("ministack.services.eventbridge:_invoke_target",),
     "scheduler_targets": ("ministack.services.scheduler:_tick_schedules", "ministack.services.scheduler:_schedules"),
@@ -168,6 +169,33 @@ def _check_first(cloud: Cloud, name: str, handler: dict[str, Any]) -> None:
         handler["create"] = checked(handler["create"], 1)
     if "update" in handler:
         handler["update"] = checked(handler["update"], 2)
+
+
+def keep_buckets() -> None:
+    """A stack's bucket gets its tags and the stack's, and is not deleted while something is in it; rules get stack tags too."""
+    from ministack.services import s3
+    from ministack.services.cloudformation import provisioners
+
+    handler = provisioners._RESOURCE_HANDLERS["AWS::S3::Bucket"]
+    create, update, delete = handler["create"], handler["update"], handler["delete"]
+
+    def tagged(answer: tuple[str, dict], props: dict) -> tuple[str, dict]:
+        s3._bucket_tags[answer[0]] = {t["Key"]: str(t["Value"]) for t in props.get("Tags") or []}
+        return answer
+
+    def delete_empty(physical_id: str, props: dict) -> None:
+        if physical_id in s3._buckets:
+            status, _, body = _triple(s3._delete_bucket(physical_id))
+            if status == 409:
+                raise ValueError(f"The bucket you tried to delete is not empty: {physical_id} (Service: S3, Status Code: 409)"
+                                 if b"BucketNotEmpty" in body else body.decode())
+        delete(physical_id, props)
+
+    handler["create"] = lambda logical_id, props, stack: tagged(create(logical_id, props, stack), props)
+    handler["update"] = lambda physical_id, old, new, stack: tagged(update(physical_id, old, new, stack), new)
+    handler["delete"] = delete_empty
+    for name in ("AWS::S3::Bucket", "AWS::Events::Rule"):
+        provisioners._STACK_TAG_PROPERTY[name] = ("Tags", "list")
 
 
 # -- events -----------------------------------------------------------------------------------------------------

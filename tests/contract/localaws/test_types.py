@@ -236,3 +236,32 @@ def test_the_prefix_list_of_s3_is_found_by_name(cloud: Any) -> None:
     name = {"Name": "prefix-list-name", "Values": ["com.amazonaws.us-east-1.s3"]}
     lists = cloud.client("ec2").describe_managed_prefix_lists(Filters=[name])["PrefixLists"]
     assert [p["PrefixListName"] for p in lists] == ["com.amazonaws.us-east-1.s3"]
+
+
+def test_a_bucket_and_a_rule_get_tags_and_a_full_bucket_stays(cloud: Any) -> None:
+    resources = {
+        "Bucket": {
+            "Type": "AWS::S3::Bucket",
+            "Properties": {
+                "Tags": [{"Key": "team", "Value": "x"}],
+                "VersioningConfiguration": {"Status": "Enabled"},
+            },
+        },
+        "Rule": {
+            "Type": "AWS::Events::Rule",
+            "Properties": {"ScheduleExpression": "rate(1 day)", "State": "DISABLED"},
+        },
+    }
+    outputs = {"Bucket": {"Value": {"Ref": "Bucket"}}, "Rule": {"Value": {"Fn::GetAtt": ["Rule", "Arn"]}}}
+    stack = cloud.stack(resources, outputs)
+    made, s3 = cloud.outputs(stack), cloud.client("s3")
+    tags = {t["Key"]: t["Value"] for t in s3.get_bucket_tagging(Bucket=made["Bucket"])["TagSet"]}
+    assert (tags["team"], tags["aws:cloudformation:stack-name"]) == ("x", stack)
+    tags = cloud.client("events").list_tags_for_resource(ResourceARN=made["Rule"])["Tags"]
+    assert {"Key": "aws:cloudformation:stack-name", "Value": stack} in tags
+
+    version = s3.put_object(Bucket=made["Bucket"], Key="x", Body=b"x")["VersionId"]
+    assert cloud.delete_stack(stack) == "DELETE_FAILED"
+    assert "not empty" in " ".join(cloud.stack_reasons(stack))
+    s3.delete_object(Bucket=made["Bucket"], Key="x", VersionId=version)
+    assert cloud.delete_stack(stack) == ""
