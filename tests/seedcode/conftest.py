@@ -1,10 +1,14 @@
 """Shared by the tests of the seed code: composed projects, and settings as the platform gives them."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ import yaml
 import compose
 
 ROOT = Path(__file__).resolve().parents[2]
+DEFINE = Path(__file__).with_name("define_pipeline.py")
 PROJECT_ID = "p-abc123def456"
 COMBINATIONS = compose.combinations()
 # No profile, no region, no credentials of the person who runs the tests; and one thread, which is fastest for
@@ -31,10 +36,11 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 ENVIRONMENT.pop("PYTHONPATH", None)
-# Libraries whose byte code may not be kept are compiled again in each of the many processes: seconds every time.
+# Libraries whose byte code may not be kept are compiled again in each process: seconds every time.
 ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)
 
 Run = Callable[..., subprocess.CompletedProcess]
+Definitions = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="session", params=COMBINATIONS, ids=["-".join(pair) for pair in COMBINATIONS])
@@ -110,3 +116,122 @@ def pipeline_settings(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "config": config,
         **changes,
     }
+
+
+@pytest.fixture(scope="session")
+def define(run: Callable, project: Path, environment: dict[str, str]) -> Callable[..., Definitions]:
+    """Make definitions in a process of its own."""
+
+    def definer(settings: dict[str, Any], **variables: str) -> Definitions:
+        done = run(DEFINE, project, input=json.dumps(settings), env=environment | variables)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout)
+
+    return definer
+
+
+@pytest.fixture(scope="session")
+def settings(make_settings: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return make_settings()
+
+
+@pytest.fixture(scope="session")
+def definitions(define: Callable, make_settings: Callable, settings: dict, config: dict) -> Definitions:
+    """The stable pipeline, and variants of it."""
+
+    def with_data(**changes: Any) -> dict[str, Any]:
+        return make_settings(config={**config, "data": {**config["data"], **changes}})
+
+    experimental = make_settings(register=False, pipeline_name="mlops-p-abc123def456-experimental")
+    experimental["images"].pop("inference")
+    experimental.pop("monitor")
+    return define(
+        {
+            "stable": settings,
+            "experimental": experimental,
+            "data in S3": with_data(source="s3://another-bucket/credit/2026.csv"),
+            "no data": with_data(source="data/missing.csv"),
+            "another seed": with_data(seed=43),
+        }
+    )
+
+
+MONITOR = ROOT / "mlops-cicd" / "monitor" / "monitor.py"
+
+
+@pytest.fixture(scope="session")
+def executed(
+    run: Run,
+    project: Path,
+    config: dict[str, Any],
+    environment: dict[str, str],
+    definitions: Definitions,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> SimpleNamespace:
+    """The definition's jobs, run as processes: `outputs` (step, name) -> folder, `model`, training's `log`."""
+    root = tmp_path_factory.mktemp("pipeline")
+    definition = json.loads(definitions["stable"]["definition"])
+    steps = {step["Name"]: step["Arguments"] for step in definition["Steps"]}
+    folders = {"Parameters.InputDataUri": project / config["data"]["source"]}
+    outputs: dict[tuple[str, str], Path] = {}
+
+    def fetch(uri: Any, target: Path) -> None:
+        """What SageMaker does with an input: a step's output, a parameter, or the monitor's code."""
+        found = folders[uri["Get"]] if isinstance(uri, dict) else MONITOR
+        if found.is_dir():
+            shutil.copytree(found, target)
+        else:
+            target.mkdir(parents=True)
+            shutil.copy(found, target)
+
+    def process(name: str) -> None:
+        arguments, base = steps[name], root / name
+
+        def local(path: str) -> Path:
+            return base / path.removeprefix("/opt/ml/processing/")
+
+        for entry in arguments["ProcessingInputs"]:
+            fetch(entry["S3Input"]["S3Uri"], local(entry["S3Input"]["LocalPath"]))
+        for entry in arguments["ProcessingOutputConfig"]["Outputs"]:
+            folder = local(entry["S3Output"]["LocalPath"])
+            folder.mkdir(parents=True)
+            output = entry["OutputName"]
+            outputs[name, output] = folders[
+                f"Steps.{name}.ProcessingOutputConfig.Outputs['{output}'].S3Output.S3Uri"
+            ] = folder
+        specification = arguments["AppSpecification"]
+        python, *command = [*specification["ContainerEntrypoint"], *specification["ContainerArguments"]]
+        assert python == "python3"
+        done = run(
+            *(
+                word.replace("/opt/program", str(project / "src")).replace("/opt/ml/processing", str(base))
+                for word in command
+            )
+        )
+        assert done.returncode == 0, f"{name}: {done.stderr}"
+
+    process("Preprocess")
+    train = root / "Train"
+    for channel in steps["Train"]["InputDataConfig"]:
+        fetch(channel["DataSource"]["S3DataSource"]["S3Uri"], train / channel["ChannelName"])
+    for name in ("model", "output", "config"):
+        (train / name).mkdir()
+    (train / "config" / "hyperparameters.json").write_text(json.dumps(steps["Train"]["HyperParameters"]))
+    variables = {
+        "SM_CHANNEL_TRAIN": train / "train",
+        "SM_CHANNEL_VALIDATION": train / "validation",
+        "SM_MODEL_DIR": train / "model",
+        "SM_OUTPUT_DIR": train / "output",
+        "SM_INPUT_CONFIG_DIR": train / "config",
+    }
+    done = run(
+        project / "src" / "train.py", "train", env=environment | {k: str(v) for k, v in variables.items()}
+    )
+    assert done.returncode == 0, done.stderr
+    folders["Steps.Train.ModelArtifacts.S3ModelArtifacts"] = root / "model.tar.gz"
+    with tarfile.open(root / "model.tar.gz", "w:gz") as archive:
+        for file in (train / "model").iterdir():
+            archive.add(file, file.name)
+    process("Evaluate")
+    process("DataQualityBaseline")
+    return SimpleNamespace(outputs=outputs, model=train / "model", log=done.stdout)

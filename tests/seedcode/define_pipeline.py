@@ -2,8 +2,8 @@
 
 python define_pipeline.py <project folder> < {name: settings, …} > {name: {"definition": …, "objects": …}, …}
 
-A program of its own: the tests compare what two processes make of the same files, and several projects have the
-same module names. A definition that fails is given as {"error": …}.
+A program of its own: the tests compare what two processes make of the same files, and several projects have
+the same module names. A definition that fails is given as {"error": …}.
 """
 
 import json

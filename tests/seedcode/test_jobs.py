@@ -2,11 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -28,73 +28,32 @@ def source(project: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def processed(run: Callable, project: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a processing job leaves in /opt/ml/processing/output."""
-    output = tmp_path_factory.mktemp("processing")
-    done = run(source / "preprocess.py", "--input", project / "data", "--output", output)
-    assert done.returncode == 0, done.stderr
-    return output
+def evaluation(executed: SimpleNamespace) -> dict[str, Any]:
+    """evaluation.json"""
+    return json.loads((executed.outputs["Evaluate", "evaluation"] / "evaluation.json").read_text())
 
 
-def training_environment(root: Path, data: Path, environment: dict[str, str]) -> dict[str, str]:
-    """The variables that stand for the folders below /opt/ml in a training container."""
-    return environment | {
-        "SM_CHANNEL_TRAIN": str(data / "train"),
-        "SM_CHANNEL_VALIDATION": str(data / "validation"),
-        "SM_MODEL_DIR": str(root / "model"),
-        "SM_OUTPUT_DIR": str(root / "output"),
-        "SM_INPUT_CONFIG_DIR": str(root / "input" / "config"),
-    }
+def test_training_logs_the_metrics_that_the_definition_looks_for(
+    executed: SimpleNamespace, definitions: dict[str, Any]
+):
+    (train,) = [
+        s for s in json.loads(definitions["stable"]["definition"])["Steps"] if s["Type"] == "Training"
+    ]
+    metrics = train["Arguments"]["AlgorithmSpecification"]["MetricDefinitions"]
+    assert {metric["Name"] for metric in metrics} == {"validation:auc", "validation:accuracy"}
+    for metric in metrics:
+        (value,) = re.findall(metric["Regex"], executed.log)
+        assert 0.5 < float(value) < 1
 
 
-def training_folder(root: Path, hyperparameters: dict[str, str]) -> None:
-    for name in ("model", "output", "input/config"):
-        (root / name).mkdir(parents=True)
-    (root / "input" / "config" / "hyperparameters.json").write_text(json.dumps(hyperparameters))
-
-
-@pytest.fixture(scope="module")
-def trained(
-    run: Callable,
-    source: Path,
-    processed: Path,
-    config: dict[str, Any],
-    environment: dict[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> SimpleNamespace:
-    """What a training job leaves in /opt/ml: folder and log."""
-    root = tmp_path_factory.mktemp("training")
-    training_folder(root, {name: str(value) for name, value in config["training"]["hyperparameters"].items()})
-    done = run(source / "train.py", "train", env=training_environment(root, processed, environment))
-    assert done.returncode == 0, done.stderr
-    return SimpleNamespace(root=root, log=done.stdout)
-
-
-@pytest.fixture(scope="module")
-def evaluation(
-    run: Callable,
-    source: Path,
-    processed: Path,
-    trained: SimpleNamespace,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, Any]:
-    """evaluation.json, from the archive that SageMaker makes of the model folder."""
-    folder = tmp_path_factory.mktemp("evaluation")
-    (folder / "model").mkdir()
-    with tarfile.open(folder / "model" / "model.tar.gz", "w:gz") as archive:
-        for file in (trained.root / "model").iterdir():
-            archive.add(file, file.name)
-    done = run(
-        source / "evaluate.py",
-        *("--model", folder / "model", "--test", processed / "test", "--output", folder / "out"),
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads((folder / "out" / "evaluation.json").read_text())
-
-
-def test_training_logs_the_metrics_that_the_metric_definitions_look_for(trained: SimpleNamespace):
-    lines = dict(line.removeprefix("validation:").split("=") for line in trained.log.splitlines())
-    assert set(lines) == {"auc", "accuracy"} and all(0.5 < float(value) < 1 for value in lines.values())
+def test_the_baseline_has_every_feature_that_a_request_has(executed: SimpleNamespace):
+    folder = executed.outputs["DataQualityBaseline", "data_quality"]
+    names = [
+        feature["name"] for feature in json.loads((executed.model / "metadata.json").read_text())["features"]
+    ]
+    for file in ("statistics.json", "constraints.json"):
+        features = json.loads((folder / file).read_text())["features"]
+        assert [feature["name"] for feature in features] == names, file
 
 
 def test_the_model_reaches_the_threshold_of_mlops_yml(evaluation: dict[str, Any], config: dict[str, Any]):
@@ -139,29 +98,41 @@ def test_preprocessing_refuses_bad_data_in_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_training_that_fails_leaves_its_reason(
-    run: Callable, source: Path, processed: Path, environment: dict[str, str], tmp_path: Path
-):
-    training_folder(tmp_path, {"algorithm": "magic"})
-    done = run(source / "train.py", "train", env=training_environment(tmp_path, processed, environment))
-    reason = "hyperparameter algorithm: 'magic' is not one of logistic_regression, gradient_boosting"
-    assert (done.returncode, (tmp_path / "output" / "failure").read_text()) == (1, reason)
-    assert reason in done.stderr and not list((tmp_path / "model").iterdir())
+@pytest.fixture
+def failing(run: Callable, source: Path, executed: SimpleNamespace, tmp_path: Path) -> Callable:
+    """Run a training that must fail; its exit code, output/failure, and standard error."""
+
+    def runner(hyperparameters: dict[str, str], train: Path | None = None) -> tuple[int, str, str]:
+        for name in ("model", "output", "config"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "config" / "hyperparameters.json").write_text(json.dumps(hyperparameters))
+        done = run(
+            *(source / "train.py", "train"),
+            *("--train", train or executed.outputs["Preprocess", "train"]),
+            *("--validation", executed.outputs["Preprocess", "validation"]),
+            *("--model-dir", tmp_path / "model", "--output-dir", tmp_path / "output"),
+            *("--config-dir", tmp_path / "config"),
+        )
+        assert not list((tmp_path / "model").iterdir())
+        return done.returncode, (tmp_path / "output" / "failure").read_text(), done.stderr
+
+    return runner
 
 
-def test_an_unforeseen_error_leaves_its_kind_and_a_traceback(
-    run: Callable, source: Path, processed: Path, environment: dict[str, str], tmp_path: Path
-):
-    training_folder(tmp_path, {})
+def test_a_training_that_fails_leaves_its_reason(failing: Callable):
+    code, reason, log = failing({"algorithm": "magic"})
+    assert code == 1
+    assert reason == "hyperparameter algorithm: 'magic' is not one of logistic_regression, gradient_boosting"
+    assert reason in log and "Traceback" not in log
+
+
+def test_an_unforeseen_error_leaves_its_kind_and_a_traceback(failing: Callable, tmp_path: Path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "features.json").write_text("{}")
     (tmp_path / "train" / "train.csv").write_text("a\n1\n")
-    variables = training_environment(tmp_path, processed, environment) | {
-        "SM_CHANNEL_TRAIN": str(tmp_path / "train")
-    }
-    done = run(source / "train.py", "train", env=variables)
-    assert (done.returncode, (tmp_path / "output" / "failure").read_text()) == (1, "KeyError: 'features'")
-    assert "Traceback" in done.stderr
+    code, reason, log = failing({}, train=tmp_path / "train")
+    assert (code, reason) == (1, "KeyError: 'features'")
+    assert "Traceback" in log
 
 
 def test_help_says_how_it_runs_on_a_laptop(run: Callable, source: Path):
@@ -236,11 +207,11 @@ class Server:
 @pytest.fixture(scope="module")
 def server(
     project: Path,
-    trained: SimpleNamespace,
+    executed: SimpleNamespace,
     environment: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
-    started = Server(project, trained.root / "model", environment, tmp_path_factory.mktemp("serve") / "log")
+    started = Server(project, executed.model, environment, tmp_path_factory.mktemp("serve") / "log")
     try:
         started.wait()
         yield started
@@ -260,9 +231,9 @@ def test_the_endpoint_scores_raw_rows(server: Server, project: Path):
 
 
 def test_the_endpoint_gives_what_the_evaluation_judged(
-    server: Server, processed: Path, evaluation: dict[str, Any]
+    server: Server, executed: SimpleNamespace, evaluation: dict[str, Any]
 ):
-    lines = (processed / "test" / "test.csv").read_text(encoding="utf-8").splitlines()[1:]
+    lines = (executed.outputs["Preprocess", "test"] / "test.csv").read_text(encoding="utf-8").splitlines()[1:]
     _, text = server.ask("/invocations", "".join(line.rsplit(",", 1)[0] + "\n" for line in lines))
     right = [
         (float(score) >= 0.5) == line.endswith(",bad")
@@ -283,9 +254,9 @@ def test_the_endpoint_refuses_a_bad_row(server: Server, project: Path):
 
 
 def test_the_server_ends_when_asked_and_leaves_no_process(
-    project: Path, trained: SimpleNamespace, environment: dict[str, str], tmp_path: Path
+    project: Path, executed: SimpleNamespace, environment: dict[str, str], tmp_path: Path
 ):
-    started = Server(project, trained.root / "model", environment, tmp_path / "log")
+    started = Server(project, executed.model, environment, tmp_path / "log")
     started.wait()
     assert started.stop() == 0
     with pytest.raises(ProcessLookupError):
@@ -301,7 +272,7 @@ def test_the_server_ends_by_itself_when_the_model_cannot_be_loaded(
 
 
 def test_the_server_ends_when_one_of_its_processes_dies(
-    project: Path, trained: SimpleNamespace, environment: dict[str, str], tmp_path: Path
+    project: Path, executed: SimpleNamespace, environment: dict[str, str], tmp_path: Path
 ):
     """nginx is a stand-in that dies: gunicorn must not be left behind alone."""
     fake = tmp_path / "bin" / "nginx"
@@ -309,7 +280,7 @@ def test_the_server_ends_when_one_of_its_processes_dies(
     fake.write_text("#!/bin/sh\nsleep 1\nexit 3\n")
     fake.chmod(0o755)
     path = {"PATH": f"{fake.parent}{os.pathsep}{environment['PATH']}"}
-    started = Server(project, trained.root / "model", environment | path, tmp_path / "log")
+    started = Server(project, executed.model, environment | path, tmp_path / "log")
     assert started.process.wait(20) == 3
     with pytest.raises(ProcessLookupError):
         os.killpg(started.process.pid, 0)

@@ -12,47 +12,7 @@ import pytest
 from mlops_cicd.config import load_config
 from mlops_cicd.definition_lint import lint
 
-DEFINE = Path(__file__).with_name("define_pipeline.py")
-
 Definitions = dict[str, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def define(run: Callable, project: Path, environment: dict[str, str]) -> Callable[..., Definitions]:
-    """Make definitions in a process of its own."""
-
-    def definer(settings: dict[str, Any], **variables: str) -> Definitions:
-        done = run(DEFINE, project, input=json.dumps(settings), env=environment | variables)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout)
-
-    return definer
-
-
-@pytest.fixture(scope="module")
-def settings(make_settings: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    return make_settings()
-
-
-@pytest.fixture(scope="module")
-def definitions(define: Callable, make_settings: Callable, settings: dict, config: dict) -> Definitions:
-    """The stable pipeline, and variants of it."""
-
-    def with_data(**changes: Any) -> dict[str, Any]:
-        return make_settings(config={**config, "data": {**config["data"], **changes}})
-
-    experimental = make_settings(register=False, pipeline_name="mlops-p-abc123def456-experimental")
-    experimental["images"].pop("inference")
-    experimental.pop("monitor")
-    return define(
-        {
-            "stable": settings,
-            "experimental": experimental,
-            "data in S3": with_data(source="s3://another-bucket/credit/2026.csv"),
-            "no data": with_data(source="data/missing.csv"),
-            "another seed": with_data(seed=43),
-        }
-    )
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +83,7 @@ def test_the_settings_of_mlops_yml_arrive(definition: dict[str, Any], steps: dic
     assert train["StoppingCondition"] == {"MaxRuntimeInSeconds": seconds, "MaxWaitTimeInSeconds": 2 * seconds}
 
 
-def test_the_data_is_uploaded_once_under_its_hash_with_the_projects_key(
+def test_the_data_is_uploaded_under_its_hash_with_the_projects_key(
     defined: dict[str, Any], definition: dict[str, Any], project: Path, settings: dict
 ):
     file = project / settings["config"]["data"]["source"]
