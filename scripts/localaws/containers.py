@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from localaws import process
+from localaws import process, toolbox
 
 if TYPE_CHECKING:
     from localaws.cloud import Cloud
@@ -113,7 +113,10 @@ def build_argv(cache: Path, image: Image, folder: Path, argv: list[str], upper: 
     check()
     spec = _spec(image, folder, argv, ())
     spec["upper"] = str(upper.resolve())
-    spec["keep"] = [str(p) for p in {cache, folder, image.rootfs, *_python_of(image.python_env)}]
+    kept = {cache, folder, image.rootfs, *_python_of(image.python_env)}
+    # The build's pip is this package's (toolbox.py), which may lie below /tmp or /root too.
+    kept |= {_SCRIPT.parent, Path(toolbox.uv()).resolve().parent, *_python_of(Path(sys.prefix))}
+    spec["keep"] = [str(p) for p in kept]
     file = folder / "container.json"
     file.write_text(json.dumps(spec))
     return [sys.executable, "-I", "-S", str(_SCRIPT), str(file)]
