@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import shutil
 import subprocess
 import threading
 import time
@@ -33,6 +34,7 @@ from rehearse.cloud import ROOT, CloudError, LocalCloud
 from rehearse.progress import Progress
 
 # local answers come fast; a call that hangs must become a finding before the person gives up
+FRESH = ("homes", "notebooks", "sources", "tools")  # made anew by every rehearsal
 CLIENT = Config(connect_timeout=5, read_timeout=120, retries={"max_attempts": 2, "mode": "standard"})
 
 
@@ -242,11 +244,12 @@ class Rehearsal:
     def role_environment(self, role: str, home: Path, name: str = "rehearsal") -> dict[str, str]:
         """The environment of a person who works under a role, with a home of their own."""
         keys = self.session(role, name).get_credentials().get_frozen_credentials()
-        path = [
-            str(ROOT / ".venv-localaws/bin"),
-            str(ROOT / ".venv/bin"),
-            os.environ.get("PATH", "/usr/bin:/bin"),
-        ]
+        # what a Studio space has: an AWS CLI, and a Python with pip; not the environments of this repository
+        tools = self.folder / "tools"
+        tools.mkdir(exist_ok=True)
+        if not (tools / "aws").exists():
+            (tools / "aws").symlink_to(ROOT / ".venv-localaws/bin/aws")
+        path = [str(tools), str(ROOT / ".cache/bootstrap/bin"), os.environ.get("PATH", "/usr/bin:/bin")]
         return {
             **{
                 name: value
@@ -332,6 +335,8 @@ def rehearse(
     """Run one scenario on a fresh cloud and return its result; the cloud is gone afterwards."""
     scenario = load(name)
     folder.mkdir(parents=True, exist_ok=True)
+    for left_over in FRESH:
+        shutil.rmtree(folder / left_over, ignore_errors=True)
     cloud = LocalCloud(folder, port)
     # this process and all it starts speak to the local cloud only, whatever profile the person has
     for variable in [v for v in os.environ if v.startswith("AWS_")]:
