@@ -33,10 +33,15 @@ def _specification(kind: str, props: Props) -> Props:
 
 
 def _retag(context: Context, physical_id: str, old: Props, new: Props) -> None:
-    before, after = ({t["Key"]: t["Value"] for t in p.get("Tags") or [] if not t["Key"].startswith("aws:")} for p in (old, new))
+    before, after = (
+        {t["Key"]: t["Value"] for t in p.get("Tags") or [] if not t["Key"].startswith("aws:")}
+        for p in (old, new)
+    )
     ec2 = context.client("ec2")
     if before.keys() - after.keys():
-        ec2.delete_tags(Resources=[physical_id], Tags=[{"Key": k} for k in sorted(before.keys() - after.keys())])
+        ec2.delete_tags(
+            Resources=[physical_id], Tags=[{"Key": k} for k in sorted(before.keys() - after.keys())]
+        )
     if after:
         ec2.create_tags(Resources=[physical_id], Tags=[{"Key": k, "Value": v} for k, v in after.items()])
 
@@ -45,20 +50,34 @@ class FlowLog(ResourceType):
     """AWS::EC2::FlowLog."""
 
     type_name = "AWS::EC2::FlowLog"
-    _sent = ("ResourceType", "TrafficType", "LogDestination", "LogDestinationType", "LogGroupName", "DeliverLogsPermissionArn",
-             "DeliverCrossAccountRole", "LogFormat", "MaxAggregationInterval", "DestinationOptions")  # fmt: skip
+    _sent = (
+        "ResourceType",
+        "TrafficType",
+        "LogDestination",
+        "LogDestinationType",
+        "LogGroupName",
+        "DeliverLogsPermissionArn",
+        "DeliverCrossAccountRole",
+        "LogFormat",
+        "MaxAggregationInterval",
+        "DestinationOptions",
+    )
 
     def create(self, context: Context, props: Props) -> tuple[str, Attributes]:
         role = props.get("DeliverLogsPermissionArn")
         if props.get("LogDestinationType", "cloud-watch-logs") == "cloud-watch-logs":
             if not role:
-                raise ValueError("DeliverLogsPermissionArn can't be empty if LogDestinationType is cloud-watch-logs")
+                raise ValueError(
+                    "DeliverLogsPermissionArn can't be empty if LogDestinationType is cloud-watch-logs"
+                )
             try:
                 context.cloud.check_trust(role, "vpc-flow-logs.amazonaws.com")
             except AwsError as error:
                 raise ValueError(f"Unable to assume given IAM role: {error.message}") from None
         request = typed("ec2", "create_flow_logs", {k: props[k] for k in self._sent if k in props})
-        answer = context.client("ec2").create_flow_logs(ResourceIds=[props["ResourceId"]], **request, **_specification("vpc-flow-log", props))
+        answer = context.client("ec2").create_flow_logs(
+            ResourceIds=[props["ResourceId"]], **request, **_specification("vpc-flow-log", props)
+        )
         if answer.get("Unsuccessful"):
             raise ValueError(answer["Unsuccessful"][0]["Error"]["Message"])
         return answer["FlowLogIds"][0], {"Id": answer["FlowLogIds"][0]}
@@ -80,19 +99,29 @@ class _SecurityGroupRule(ResourceType):
 
     def create(self, context: Context, props: Props) -> tuple[str, Attributes]:
         ec2 = context.client("ec2")
-        answer = getattr(ec2, self.authorize)(GroupId=props["GroupId"], IpPermissions=[self._permission(props)])
+        answer = getattr(ec2, self.authorize)(
+            GroupId=props["GroupId"], IpPermissions=[self._permission(props)]
+        )
         identity = answer["SecurityGroupRules"][0]["SecurityGroupRuleId"]
         return identity, {"Id": identity}
 
     def update(self, context: Context, physical_id: str, old: Props, new: Props) -> Attributes:
         """Only the description changes in place."""
-        rule = {"SecurityGroupRuleId": physical_id, "SecurityGroupRule": {"Description": new.get("Description", "")}}
+        rule = {
+            "SecurityGroupRuleId": physical_id,
+            "SecurityGroupRule": {"Description": new.get("Description", "")},
+        }
         context.client("ec2").modify_security_group_rules(GroupId=new["GroupId"], SecurityGroupRules=[rule])
         return {}
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
         ec2 = context.client("ec2")
-        _quietly(getattr(ec2, self.revoke), "NotFound", GroupId=props["GroupId"], IpPermissions=[self._permission(props)])
+        _quietly(
+            getattr(ec2, self.revoke),
+            "NotFound",
+            GroupId=props["GroupId"],
+            IpPermissions=[self._permission(props)],
+        )
 
     def _permission(self, props: Props) -> Props:
         note = {"Description": props["Description"]} if props.get("Description") else {}
@@ -131,10 +160,13 @@ class PrefixList(ResourceType):
     type_name = "AWS::EC2::PrefixList"
 
     def create(self, context: Context, props: Props) -> tuple[str, Attributes]:
-        request = {k: props[k] for k in ("PrefixListName", "AddressFamily", "MaxEntries", "Entries") if k in props}
+        request = {
+            k: props[k] for k in ("PrefixListName", "AddressFamily", "MaxEntries", "Entries") if k in props
+        }
         request.setdefault("MaxEntries", max(1, len(props.get("Entries") or [])))
         made = context.client("ec2").create_managed_prefix_list(
-            **typed("ec2", "create_managed_prefix_list", request), **_specification("prefix-list", props))["PrefixList"]  # fmt: skip
+            **typed("ec2", "create_managed_prefix_list", request), **_specification("prefix-list", props)
+        )["PrefixList"]
         return made["PrefixListId"], self._attributes(made)
 
     def update(self, context: Context, physical_id: str, old: Props, new: Props) -> Attributes:
@@ -143,18 +175,30 @@ class PrefixList(ResourceType):
         before, after = ({e["Cidr"]: e for e in p.get("Entries") or []} for p in (old, new))
         request: Props = {}
         if before != after:
-            request = {"CurrentVersion": current["Version"], "AddEntries": [e for c, e in after.items() if before.get(c) != e],
-                       "RemoveEntries": [{"Cidr": c} for c in before if before[c] != after.get(c)]}  # fmt: skip
-        ec2.modify_managed_prefix_list(PrefixListId=physical_id, PrefixListName=new["PrefixListName"], **request)
+            request = {
+                "CurrentVersion": current["Version"],
+                "AddEntries": [e for c, e in after.items() if before.get(c) != e],
+                "RemoveEntries": [{"Cidr": c} for c in before if before[c] != after.get(c)],
+            }
+        ec2.modify_managed_prefix_list(
+            PrefixListId=physical_id, PrefixListName=new["PrefixListName"], **request
+        )
         _retag(context, physical_id, old, new)
-        return self._attributes(ec2.describe_managed_prefix_lists(PrefixListIds=[physical_id])["PrefixLists"][0])
+        return self._attributes(
+            ec2.describe_managed_prefix_lists(PrefixListIds=[physical_id])["PrefixLists"][0]
+        )
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
         _quietly(context.client("ec2").delete_managed_prefix_list, "NotFound", PrefixListId=physical_id)
 
     @staticmethod
     def _attributes(made: Props) -> Attributes:
-        return {"PrefixListId": made["PrefixListId"], "OwnerId": made["OwnerId"], "Version": made.get("Version", 1), "Arn": made["PrefixListArn"]}
+        return {
+            "PrefixListId": made["PrefixListId"],
+            "OwnerId": made["OwnerId"],
+            "Version": made.get("Version", 1),
+            "Arn": made["PrefixListArn"],
+        }
 
 
 # -- policies -----------------------------------------------------------------------------------------------------
@@ -174,11 +218,20 @@ class RolePolicy(ResourceType):
         return {}
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
-        _quietly(context.client("iam").delete_role_policy, "NoSuchEntity", RoleName=props["RoleName"], PolicyName=props["PolicyName"])
+        _quietly(
+            context.client("iam").delete_role_policy,
+            "NoSuchEntity",
+            RoleName=props["RoleName"],
+            PolicyName=props["PolicyName"],
+        )
 
     @staticmethod
     def _put(context: Context, props: Props) -> None:
-        context.client("iam").put_role_policy(RoleName=props["RoleName"], PolicyName=props["PolicyName"], PolicyDocument=_text(props["PolicyDocument"]))
+        context.client("iam").put_role_policy(
+            RoleName=props["RoleName"],
+            PolicyName=props["PolicyName"],
+            PolicyDocument=_text(props["PolicyDocument"]),
+        )
 
 
 class TopicInlinePolicy(ResourceType):
@@ -192,15 +245,38 @@ class TopicInlinePolicy(ResourceType):
         return props["TopicArn"], {}
 
     def update(self, context: Context, physical_id: str, old: Props, new: Props) -> Attributes:
-        context.client("sns").set_topic_attributes(TopicArn=physical_id, AttributeName="Policy", AttributeValue=_text(new["PolicyDocument"]))
+        context.client("sns").set_topic_attributes(
+            TopicArn=physical_id, AttributeName="Policy", AttributeValue=_text(new["PolicyDocument"])
+        )
         return {}
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
-        owner = {"Version": "2008-10-17", "Statement": [{
-            "Sid": "__default_statement_ID", "Effect": "Allow", "Principal": {"AWS": "*"}, "Resource": physical_id,
-            "Action": ["sns:Publish", "sns:Subscribe", "sns:GetTopicAttributes", "sns:SetTopicAttributes", "sns:DeleteTopic"],
-            "Condition": {"StringEquals": {"AWS:SourceOwner": context.cloud.account}}}]}  # fmt: skip
-        _quietly(context.client("sns").set_topic_attributes, "NotFound", TopicArn=physical_id, AttributeName="Policy", AttributeValue=_text(owner))
+        owner = {
+            "Version": "2008-10-17",
+            "Statement": [
+                {
+                    "Sid": "__default_statement_ID",
+                    "Effect": "Allow",
+                    "Principal": {"AWS": "*"},
+                    "Resource": physical_id,
+                    "Action": [
+                        "sns:Publish",
+                        "sns:Subscribe",
+                        "sns:GetTopicAttributes",
+                        "sns:SetTopicAttributes",
+                        "sns:DeleteTopic",
+                    ],
+                    "Condition": {"StringEquals": {"AWS:SourceOwner": context.cloud.account}},
+                }
+            ],
+        }
+        _quietly(
+            context.client("sns").set_topic_attributes,
+            "NotFound",
+            TopicArn=physical_id,
+            AttributeName="Policy",
+            AttributeValue=_text(owner),
+        )
 
 
 class QueueInlinePolicy(ResourceType):
@@ -214,11 +290,18 @@ class QueueInlinePolicy(ResourceType):
         return props["Queue"], {}
 
     def update(self, context: Context, physical_id: str, old: Props, new: Props) -> Attributes:
-        context.client("sqs").set_queue_attributes(QueueUrl=physical_id, Attributes={"Policy": _text(new["PolicyDocument"])})
+        context.client("sqs").set_queue_attributes(
+            QueueUrl=physical_id, Attributes={"Policy": _text(new["PolicyDocument"])}
+        )
         return {}
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
-        _quietly(context.client("sqs").set_queue_attributes, "NonExistentQueue", QueueUrl=physical_id, Attributes={"Policy": ""})
+        _quietly(
+            context.client("sqs").set_queue_attributes,
+            "NonExistentQueue",
+            QueueUrl=physical_id,
+            Attributes={"Policy": ""},
+        )
 
 
 class ServiceLinkedRole(ResourceType):
@@ -254,7 +337,10 @@ class CompositeAlarm(ResourceType):
     def update(self, context: Context, physical_id: str, old: Props, new: Props) -> Attributes:
         self._put(context, physical_id, new, {})
         before, after = ({t["Key"]: t["Value"] for t in self._own(p)} for p in (old, new))
-        cloudwatch, arn = context.client("cloudwatch"), context.cloud.arn("cloudwatch", f"alarm:{physical_id}")
+        cloudwatch, arn = (
+            context.client("cloudwatch"),
+            context.cloud.arn("cloudwatch", f"alarm:{physical_id}"),
+        )
         if before.keys() - after.keys():
             cloudwatch.untag_resource(ResourceARN=arn, TagKeys=sorted(before.keys() - after.keys()))
         if after.items() - before.items():
@@ -271,7 +357,9 @@ class CompositeAlarm(ResourceType):
     @staticmethod
     def _put(context: Context, name: str, props: Props, extra: Props) -> None:
         request = {k: v for k, v in props.items() if k not in ("AlarmName", "Tags")}
-        context.client("cloudwatch").put_composite_alarm(AlarmName=name, **typed("cloudwatch", "put_composite_alarm", request), **extra)
+        context.client("cloudwatch").put_composite_alarm(
+            AlarmName=name, **typed("cloudwatch", "put_composite_alarm", request), **extra
+        )
 
 
 class Budget(ResourceType):
@@ -283,7 +371,10 @@ class Budget(ResourceType):
     def create(self, context: Context, props: Props) -> tuple[str, Attributes]:
         budget = dict(props["Budget"])
         budget.setdefault("BudgetName", context.name(100))
-        request: Props = {"Budget": budget, "NotificationsWithSubscribers": props.get("NotificationsWithSubscribers") or []}
+        request: Props = {
+            "Budget": budget,
+            "NotificationsWithSubscribers": props.get("NotificationsWithSubscribers") or [],
+        }
         context.client("budgets").create_budget(AccountId=context.cloud.account, **self._typed(request))
         return budget["BudgetName"], {"Id": budget["BudgetName"]}
 
@@ -293,7 +384,12 @@ class Budget(ResourceType):
         return {}
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
-        _quietly(context.client("budgets").delete_budget, "NotFound", AccountId=context.cloud.account, BudgetName=physical_id)
+        _quietly(
+            context.client("budgets").delete_budget,
+            "NotFound",
+            AccountId=context.cloud.account,
+            BudgetName=physical_id,
+        )
 
     @staticmethod
     def _typed(request: Props) -> Props:
@@ -316,6 +412,15 @@ class NamedQuery(ApiResource):
 
 
 TYPES = [
-    FlowLog, SecurityGroupIngress, SecurityGroupEgress, PrefixList, RolePolicy, TopicInlinePolicy, QueueInlinePolicy, ServiceLinkedRole,
-    CompositeAlarm, Budget, NamedQuery,
-]  # fmt: skip
+    FlowLog,
+    SecurityGroupIngress,
+    SecurityGroupEgress,
+    PrefixList,
+    RolePolicy,
+    TopicInlinePolicy,
+    QueueInlinePolicy,
+    ServiceLinkedRole,
+    CompositeAlarm,
+    Budget,
+    NamedQuery,
+]

@@ -29,9 +29,12 @@ class ProjectsMixin(Base):
     def __init__(self, cloud: Cloud) -> None:
         super().__init__(cloud)
         self.projects = Collection(
-            self, "Project", "project",
+            self,
+            "Project",
+            "project",
             duplicate=("ValidationException", "Project with name {name} already exists."),
-            missing=("ValidationException", "Project with name {name} does not exist."))  # fmt: skip
+            missing=("ValidationException", "Project with name {name} does not exist."),
+        )
 
     @property
     def _catalog(self) -> Any:
@@ -40,16 +43,26 @@ class ProjectsMixin(Base):
     def create_project(self, params: Record) -> Record:
         details, providers = params.get("ServiceCatalogProvisioningDetails"), params.get("TemplateProviders")
         if bool(details) == bool(providers):
-            raise AwsError("ValidationException", "Exactly one of ServiceCatalogProvisioningDetails and TemplateProviders must be given")
+            raise AwsError(
+                "ValidationException",
+                "Exactly one of ServiceCatalogProvisioningDetails and TemplateProviders must be given",
+            )
         name = params["ProjectName"]
         with self.lock:
             old = self.projects.find(name)
             if old and old["ProjectStatus"] == "DeleteCompleted":
                 self.projects.remove(name)
             identity = "p-" + "".join(secrets.choice(_ALPHABET) for _ in range(12))
-            project = self.projects.add(name, {**params, "ProjectId": identity, "ProjectStatus": "Pending", "CreatedBy": self.caller()})
+            project = self.projects.add(
+                name,
+                {**params, "ProjectId": identity, "ProjectStatus": "Pending", "CreatedBy": self.caller()},
+            )
         try:
-            step = self._launch(project) if details else self._create_stack(project, providers[0]["CfnTemplateProvider"])
+            step = (
+                self._launch(project)
+                if details
+                else self._create_stack(project, providers[0]["CfnTemplateProvider"])
+            )
         except AwsError:
             self.projects.remove(name)
             raise
@@ -63,16 +76,23 @@ class ProjectsMixin(Base):
         values = {"SageMakerProjectName": project["ProjectName"], "SageMakerProjectId": project["ProjectId"]}
         given = [p for p in details.get("ProvisioningParameters") or [] if p["Key"] not in values]
         request: Record = {
-            "ProductId": details["ProductId"], "ProvisionedProductName": f"{project['ProjectName']}-{project['ProjectId']}",
+            "ProductId": details["ProductId"],
+            "ProvisionedProductName": f"{project['ProjectName']}-{project['ProjectId']}",
             "ProvisioningParameters": [*given, *({"Key": k, "Value": v} for k, v in values.items())],
-            "Tags": [{"Key": "sagemaker:project-name", "Value": project["ProjectName"]},
-                     {"Key": "sagemaker:project-id", "Value": project["ProjectId"]}],
-            "ProvisionToken": secrets.token_hex(16), "ProvisioningArtifactId": details.get("ProvisioningArtifactId") or self._newest(details["ProductId"]),
-        }  # fmt: skip
+            "Tags": [
+                {"Key": "sagemaker:project-name", "Value": project["ProjectName"]},
+                {"Key": "sagemaker:project-id", "Value": project["ProjectId"]},
+            ],
+            "ProvisionToken": secrets.token_hex(16),
+            "ProvisioningArtifactId": details.get("ProvisioningArtifactId")
+            or self._newest(details["ProductId"]),
+        }
         if details.get("PathId"):
             request["PathId"] = details["PathId"]
         record = self._asked(self._catalog.provision_product, request)
-        project["ServiceCatalogProvisionedProductDetails"] = {"ProvisionedProductId": record["ProvisionedProductId"]}
+        project["ServiceCatalogProvisionedProductDetails"] = {
+            "ProvisionedProductId": record["ProvisionedProductId"]
+        }
         return self._record_end, record["RecordId"]
 
     def _newest(self, product: str) -> str:
@@ -84,7 +104,10 @@ class ProjectsMixin(Base):
         try:
             return call(request)[member]
         except AwsError as error:
-            raise AwsError("ValidationException", f"{error.message} (Service: AWSServiceCatalog; Error Code: {error.code})") from None
+            raise AwsError(
+                "ValidationException",
+                f"{error.message} (Service: AWSServiceCatalog; Error Code: {error.code})",
+            ) from None
 
     def _record_end(self, record: str) -> str:
         """Wait for a request to Service Catalog; why it failed, "" when it did not."""
@@ -97,26 +120,41 @@ class ProjectsMixin(Base):
     # -- by a template in S3 --------------------------------------------------------------------------------------
     def _create_stack(self, project: Record, provider: Record) -> tuple:
         cfn = self.cloud.client("cloudformation")
-        parameters = {"SageMakerProjectName": project["ProjectName"], "SageMakerProjectId": project["ProjectId"]}
+        parameters = {
+            "SageMakerProjectName": project["ProjectName"],
+            "SageMakerProjectId": project["ProjectId"],
+        }
         parameters = {**{p["Key"]: p["Value"] for p in provider.get("Parameters") or []}, **parameters}
         if provider.get("RoleARN"):
             self.cloud.check_trust(provider["RoleARN"], "cloudformation.amazonaws.com")
         name = f"sagemaker-{project['ProjectName']}-{project['ProjectId']}"
         request: Record = {
-            "StackName": name, "TemplateURL": provider["TemplateURL"],
+            "StackName": name,
+            "TemplateURL": provider["TemplateURL"],
             "Parameters": [{"ParameterKey": k, "ParameterValue": v} for k, v in parameters.items()],
             "Capabilities": ["CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
-            "Tags": [{"Key": "sagemaker:project-name", "Value": project["ProjectName"]},
-                     {"Key": "sagemaker:project-id", "Value": project["ProjectId"]}],
-        }  # fmt: skip
+            "Tags": [
+                {"Key": "sagemaker:project-name", "Value": project["ProjectName"]},
+                {"Key": "sagemaker:project-id", "Value": project["ProjectId"]},
+            ],
+        }
         if provider.get("RoleARN"):
             request["RoleARN"] = provider["RoleARN"]
         try:
             stack = cfn.create_stack(**request)["StackId"]
         except ClientError as error:
             raise AwsError("ValidationException", error.response["Error"]["Message"]) from None
-        detail = {k: provider[k] for k in ("TemplateName", "TemplateURL", "RoleARN", "Parameters") if k in provider}
-        project["TemplateProviderDetails"] = [{"CfnTemplateProviderDetail": {**detail, "StackDetail": {"Name": name, "Id": stack, "StatusMessage": ""}}}]
+        detail = {
+            k: provider[k] for k in ("TemplateName", "TemplateURL", "RoleARN", "Parameters") if k in provider
+        }
+        project["TemplateProviderDetails"] = [
+            {
+                "CfnTemplateProviderDetail": {
+                    **detail,
+                    "StackDetail": {"Name": name, "Id": stack, "StatusMessage": ""},
+                }
+            }
+        ]
         return self._stack_end, stack, ("CREATE_COMPLETE",)
 
     def _stack_end(self, stack_id: str, good: tuple[str, ...]) -> str:
@@ -129,7 +167,10 @@ class ProjectsMixin(Base):
         reason = wait(*arguments)
         with self.lock:
             if project.get("ServiceCatalogProvisionedProductDetails"):
-                details = {**project["ServiceCatalogProvisionedProductDetails"], "ProvisionedProductStatusMessage": reason or None}
+                details = {
+                    **project["ServiceCatalogProvisionedProductDetails"],
+                    "ProvisionedProductStatusMessage": reason or None,
+                }
                 project["ServiceCatalogProvisionedProductDetails"] = details
             for provider in project.get("TemplateProviderDetails") or []:
                 provider["CfnTemplateProviderDetail"]["StackDetail"]["StatusMessage"] = reason
@@ -145,9 +186,17 @@ class ProjectsMixin(Base):
         project = self._idle(params["ProjectName"])
         update = params.get("ServiceCatalogProvisioningUpdateDetails")
         if params.get("TemplateProvidersToUpdate"):
-            raise AwsError("NotImplemented", "UpdateProject with TemplateProvidersToUpdate is not implemented in the local cloud", 501)
+            raise AwsError(
+                "NotImplemented",
+                "UpdateProject with TemplateProvidersToUpdate is not implemented in the local cloud",
+                501,
+            )
         self.set_tags(project["ProjectArn"], params.get("Tags"))
-        self.projects.change(project, ProjectDescription=params.get("ProjectDescription", project.get("ProjectDescription")), LastModifiedBy=self.caller())
+        self.projects.change(
+            project,
+            ProjectDescription=params.get("ProjectDescription", project.get("ProjectDescription")),
+            LastModifiedBy=self.caller(),
+        )
         if update:
             self._relaunch(project, update)
         return {"ProjectArn": project["ProjectArn"]}
@@ -155,37 +204,73 @@ class ProjectsMixin(Base):
     def _relaunch(self, project: Record, update: Record) -> None:
         details = project.get("ServiceCatalogProvisioningDetails")
         if not details:
-            raise AwsError("ValidationException", f"Project {project['ProjectName']} was not made from a Service Catalog product")
-        artifact = update.get("ProvisioningArtifactId") or details.get("ProvisioningArtifactId") or self._newest(details["ProductId"])
+            raise AwsError(
+                "ValidationException",
+                f"Project {project['ProjectName']} was not made from a Service Catalog product",
+            )
+        artifact = (
+            update.get("ProvisioningArtifactId")
+            or details.get("ProvisioningArtifactId")
+            or self._newest(details["ProductId"])
+        )
         product = self._catalog.products[details["ProductId"]]
         if artifact not in product["_artifacts"]:
-            raise AwsError("ValidationException", f"ProvisioningArtifact {artifact} of product {details['ProductId']} not found.")
+            raise AwsError(
+                "ValidationException",
+                f"ProvisioningArtifact {artifact} of product {details['ProductId']} not found.",
+            )
         before = {p["Key"]: p.get("Value", "") for p in details.get("ProvisioningParameters") or []}
-        values = {**before, **{p["Key"]: p.get("Value", "") for p in update.get("ProvisioningParameters") or []}}
+        values = {
+            **before,
+            **{p["Key"]: p.get("Value", "") for p in update.get("ProvisioningParameters") or []},
+        }
         values.update(SageMakerProjectName=project["ProjectName"], SageMakerProjectId=project["ProjectId"])
-        record = self._asked(self._catalog.update_provisioned_product, {
-            "ProvisionedProductId": project["ServiceCatalogProvisionedProductDetails"]["ProvisionedProductId"],
-            "ProductId": details["ProductId"], "ProvisioningArtifactId": artifact, "UpdateToken": secrets.token_hex(16),
-            "ProvisioningParameters": [{"Key": k, "Value": v} for k, v in values.items()],
-        })  # fmt: skip
+        record = self._asked(
+            self._catalog.update_provisioned_product,
+            {
+                "ProvisionedProductId": project["ServiceCatalogProvisionedProductDetails"][
+                    "ProvisionedProductId"
+                ],
+                "ProductId": details["ProductId"],
+                "ProvisioningArtifactId": artifact,
+                "UpdateToken": secrets.token_hex(16),
+                "ProvisioningParameters": [{"Key": k, "Value": v} for k, v in values.items()],
+            },
+        )
         own = ("SageMakerProjectName", "SageMakerProjectId")
-        project["ServiceCatalogProvisioningDetails"] = {**details, "ProvisioningArtifactId": artifact,
-                                                        "ProvisioningParameters": [{"Key": k, "Value": v} for k, v in values.items() if k not in own]}  # fmt: skip
+        project["ServiceCatalogProvisioningDetails"] = {
+            **details,
+            "ProvisioningArtifactId": artifact,
+            "ProvisioningParameters": [{"Key": k, "Value": v} for k, v in values.items() if k not in own],
+        }
         project["ProjectStatus"] = "UpdateInProgress"
-        self.cloud.spawn(self._follow, project, "Update", self._record_end, record["RecordId"], name="project")
+        self.cloud.spawn(
+            self._follow, project, "Update", self._record_end, record["RecordId"], name="project"
+        )
 
     def delete_project(self, params: Record) -> None:
         project = self._idle(params["ProjectName"])
         product = (project.get("ServiceCatalogProvisionedProductDetails") or {}).get("ProvisionedProductId")
-        stacks = [p["CfnTemplateProviderDetail"]["StackDetail"]["Id"] for p in project.get("TemplateProviderDetails") or []]
+        stacks = [
+            p["CfnTemplateProviderDetail"]["StackDetail"]["Id"]
+            for p in project.get("TemplateProviderDetails") or []
+        ]
         step: tuple = (lambda: "",)
         if product and product in self._catalog.provisioned:
             request = {"ProvisionedProductId": product, "TerminateToken": secrets.token_hex(16)}
-            step = (self._record_end, self._asked(self._catalog.terminate_provisioned_product, request)["RecordId"])
+            step = (
+                self._record_end,
+                self._asked(self._catalog.terminate_provisioned_product, request)["RecordId"],
+            )
         elif stacks:
             self.cloud.client("cloudformation").delete_stack(StackName=stacks[0])
             step = (self._stack_end, stacks[0], ("DELETE_COMPLETE",))
-        self.projects.change(project, ProjectStatus="DeleteInProgress", LastModifiedBy=self.caller(), LastModifiedTime=clock.now())
+        self.projects.change(
+            project,
+            ProjectStatus="DeleteInProgress",
+            LastModifiedBy=self.caller(),
+            LastModifiedTime=clock.now(),
+        )
         self.cloud.spawn(self._follow, project, "Delete", *step, name="project")
 
     def _idle(self, name: str) -> Record:
@@ -193,7 +278,10 @@ class ProjectsMixin(Base):
         if project["ProjectStatus"] == "DeleteCompleted":
             raise AwsError("ValidationException", f"Project with name {name} does not exist.")
         if project["ProjectStatus"] in _BUSY:
-            raise AwsError("ConflictException", f"Project {name} is in {project['ProjectStatus']} state; wait until it has ended")
+            raise AwsError(
+                "ConflictException",
+                f"Project {name} is in {project['ProjectStatus']} state; wait until it has ended",
+            )
         return project
 
 
@@ -209,9 +297,16 @@ class Project(SageMakerResource):
     attributes = {k: k for k in ("ProjectArn", "ProjectId", "ProjectStatus", "CreationTime")}
 
     def request(self, context: Context, props: Props) -> Props:
-        out = {k: v for k, v in props.items() if k not in ("TemplateProviderDetails", "ServiceCatalogProvisionedProductDetails")}
+        out = {
+            k: v
+            for k, v in props.items()
+            if k not in ("TemplateProviderDetails", "ServiceCatalogProvisionedProductDetails")
+        }
         if props.get("TemplateProviderDetails"):
-            out["TemplateProviders"] = [{"CfnTemplateProvider": p["CfnTemplateProviderDetail"]} for p in props["TemplateProviderDetails"]]
+            out["TemplateProviders"] = [
+                {"CfnTemplateProvider": p["CfnTemplateProviderDetail"]}
+                for p in props["TemplateProviderDetails"]
+            ]
         return out
 
     def ids(self, physical_id: str, props: Props) -> Props:
@@ -224,7 +319,9 @@ class Project(SageMakerResource):
         try:
             return super().create(context, props)
         except RuntimeError:
-            self.delete(context, "", props)  # CloudFormation does not know of a resource that failed: leave nothing behind
+            self.delete(
+                context, "", props
+            )  # CloudFormation does not know of a resource that failed: leave nothing behind
             raise
 
     def wait(self, context: Context, physical_id: str, props: Props) -> Props:
@@ -232,7 +329,9 @@ class Project(SageMakerResource):
             return super().wait(context, physical_id, props)
         except RuntimeError as error:
             answer = context.client("sagemaker").describe_project(ProjectName=props["ProjectName"])
-            reason = (answer.get("ServiceCatalogProvisionedProductDetails") or {}).get("ProvisionedProductStatusMessage")
+            reason = (answer.get("ServiceCatalogProvisionedProductDetails") or {}).get(
+                "ProvisionedProductStatusMessage"
+            )
             raise RuntimeError(reason or str(error)) from None
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
@@ -243,10 +342,18 @@ class Project(SageMakerResource):
             if gone(error):
                 return
             raise
-        until(context, lambda: client.describe_project(ProjectName=props["ProjectName"])["ProjectStatus"] in ("DeleteCompleted", "DeleteFailed"))
+        until(
+            context,
+            lambda: (
+                client.describe_project(ProjectName=props["ProjectName"])["ProjectStatus"]
+                in ("DeleteCompleted", "DeleteFailed")
+            ),
+        )
         answer = client.describe_project(ProjectName=props["ProjectName"])
         if answer["ProjectStatus"] == "DeleteFailed":
-            reason = (answer.get("ServiceCatalogProvisionedProductDetails") or {}).get("ProvisionedProductStatusMessage")
+            reason = (answer.get("ServiceCatalogProvisionedProductDetails") or {}).get(
+                "ProvisionedProductStatusMessage"
+            )
             raise RuntimeError(reason or f"Project {props['ProjectName']} is DeleteFailed")
 
 

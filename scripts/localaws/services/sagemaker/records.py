@@ -53,12 +53,17 @@ class Base(Service):
         keys = [t["Key"] for t in tags]
         repeated = sorted({k for k in keys if keys.count(k) > 1})
         if repeated:
-            raise AwsError("ValidationException", f"Duplicate tag keys found: {', '.join(repeated)}. Please use unique tag keys.")
+            raise AwsError(
+                "ValidationException",
+                f"Duplicate tag keys found: {', '.join(repeated)}. Please use unique tag keys.",
+            )
         with self.lock:
             have = self.tags.setdefault(arn, {})
             merged = {**have, **{t["Key"]: t.get("Value", "") for t in tags}}
             if len([k for k in merged if not k.startswith("aws:")]) > 50:
-                raise AwsError("ResourceLimitExceeded", f"{arn} would have {len(merged)} tags; the limit is 50")
+                raise AwsError(
+                    "ResourceLimitExceeded", f"{arn} would have {len(merged)} tags; the limit is 50"
+                )
             have.update(merged)
 
     def tags_of(self, arn: str) -> list[dict[str, str]]:
@@ -79,8 +84,11 @@ class Base(Service):
         try:
             self.cloud.check_trust(role, "sagemaker.amazonaws.com")
         except AwsError:
-            raise AwsError("ValidationException", f"Could not assume role {role}. Please ensure that the role exists and allows "
-                           f"principal 'sagemaker.amazonaws.com' to assume the role. ({member})") from None  # fmt: skip
+            raise AwsError(
+                "ValidationException",
+                f"Could not assume role {role}. Please ensure that the role exists and allows "
+                f"principal 'sagemaker.amazonaws.com' to assume the role. ({member})",
+            ) from None
 
     def caller(self) -> Record:
         """``CreatedBy`` and ``LastModifiedBy`` of the current request: who makes it."""
@@ -97,10 +105,17 @@ class Collection:
     """
 
     def __init__(
-        self, service: Base, noun: str, path: str, *,
-        duplicate: tuple[str, str] | None = None, missing: tuple[str, str] | None = None,
-        arn_key: str = "", name_key: str = "", status_key: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        service: Base,
+        noun: str,
+        path: str,
+        *,
+        duplicate: tuple[str, str] | None = None,
+        missing: tuple[str, str] | None = None,
+        arn_key: str = "",
+        name_key: str = "",
+        status_key: str = "",
+    ) -> None:
         self.service = service
         self.noun = noun
         self.path = path
@@ -183,9 +198,16 @@ class Collection:
         return len(self._records)
 
     def listing(
-        self, params: Record, answer_key: str, where: Callable[[Record], bool] = lambda _: True, *,
-        sort: dict[str, str] | None = None, sort_by: str = "CreationTime", order: str = "Descending", default: int = 10,
-    ) -> Record:  # fmt: skip
+        self,
+        params: Record,
+        answer_key: str,
+        where: Callable[[Record], bool] = lambda _: True,
+        *,
+        sort: dict[str, str] | None = None,
+        sort_by: str = "CreationTime",
+        order: str = "Descending",
+        default: int = 10,
+    ) -> Record:
         """The answer of a List call: filters, sort and paging that all of SageMaker's lists share.
 
         Filters read, where the request has them: NameContains, StatusEquals (and the kind's own ``…StatusEquals``),
@@ -209,9 +231,12 @@ class Collection:
         if status and record.get(self.status_key) != status:
             return False
         for member in ("CreationTime", "LastModifiedTime"):
-            after = params.get(f"{member}After") or (params.get("CreatedAfter") if member == "CreationTime" else None)
-            before = params.get(f"{member}Before") or (params.get("CreatedBefore") if member == "CreationTime" else None)
+            after = params.get(f"{member}After") or (
+                params.get("CreatedAfter") if member == "CreationTime" else None
+            )
+            before = params.get(f"{member}Before") or (
+                params.get("CreatedBefore") if member == "CreationTime" else None
+            )
             if after and record[member] < after or before and record[member] > before:
                 return False
         return True
-

@@ -18,7 +18,11 @@ _GONE = re.compile(r"does not exist|could not find|not found", re.IGNORECASE)
 def gone(error: ClientError) -> bool:
     """Whether SageMaker's answer means that there is no such thing (many of its calls say so as ValidationException)."""
     code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
-    return code in ("ResourceNotFound", "ResourceNotFoundException") or code == "ValidationException" and bool(_GONE.search(message))
+    return (
+        code in ("ResourceNotFound", "ResourceNotFoundException")
+        or code == "ValidationException"
+        and bool(_GONE.search(message))
+    )
 
 
 class SageMakerResource(ApiResource):
@@ -41,7 +45,11 @@ class SageMakerResource(ApiResource):
 
     def arn_of(self, context: Context, physical_id: str, props: Props) -> str:
         """The ARN that carries the tags."""
-        return context.cloud.arn("sagemaker", self.arn_path.format(id=physical_id, **props)) if self.arn_path else physical_id
+        return (
+            context.cloud.arn("sagemaker", self.arn_path.format(id=physical_id, **props))
+            if self.arn_path
+            else physical_id
+        )
 
     def create(self, context: Context, props: Props) -> tuple[str, Attributes]:
         physical_id, attributes = super().create(context, props)
@@ -64,9 +72,17 @@ class SageMakerResource(ApiResource):
         from localaws.resource import typed
 
         client = context.client("sagemaker")
-        operation = client.meta.service_model.operation_model(client.meta.method_to_api_mapping[self.update_call])
-        request = {k: v for k, v in self.request(context, new).items() if k in operation.input_shape.members and k != "Tags"}
-        getattr(client, self.update_call)(**typed("sagemaker", self.update_call, {**request, **self.ids(physical_id, new)}))
+        operation = client.meta.service_model.operation_model(
+            client.meta.method_to_api_mapping[self.update_call]
+        )
+        request = {
+            k: v
+            for k, v in self.request(context, new).items()
+            if k in operation.input_shape.members and k != "Tags"
+        }
+        getattr(client, self.update_call)(
+            **typed("sagemaker", self.update_call, {**request, **self.ids(physical_id, new)})
+        )
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
         client = context.client("sagemaker")
@@ -81,7 +97,9 @@ class SageMakerResource(ApiResource):
     def _ended(self, client: Any, physical_id: str, props: Props) -> bool:
         answer = getattr(client, self.describe_call)(**self.ids(physical_id, props))
         if answer[self.status_key] in self.bad:
-            raise RuntimeError(answer.get("FailureReason") or f"{self.type_name} {physical_id} is {answer[self.status_key]}")
+            raise RuntimeError(
+                answer.get("FailureReason") or f"{self.type_name} {physical_id} is {answer[self.status_key]}"
+            )
         return answer[self.status_key] == "Deleted"
 
     def wait(self, context: Context, physical_id: str, props: Props) -> Props:
@@ -95,7 +113,9 @@ class SageMakerResource(ApiResource):
 
         until(context, settled)
         if answer[self.status_key] in self.bad:
-            raise RuntimeError(answer.get("FailureReason") or f"{self.type_name} {physical_id} is {answer[self.status_key]}")
+            raise RuntimeError(
+                answer.get("FailureReason") or f"{self.type_name} {physical_id} is {answer[self.status_key]}"
+            )
         return answer
 
     @staticmethod
@@ -106,7 +126,9 @@ class SageMakerResource(ApiResource):
         if before.keys() - after.keys():
             client.delete_tags(ResourceArn=arn, TagKeys=sorted(before.keys() - after.keys()))
         if after.items() - before.items():
-            client.add_tags(ResourceArn=arn, Tags=[{"Key": k, "Value": v} for k, v in after.items() if before.get(k) != v])
+            client.add_tags(
+                ResourceArn=arn, Tags=[{"Key": k, "Value": v} for k, v in after.items() if before.get(k) != v]
+            )
 
 
 def until(context: Context, condition: Callable[[], bool]) -> None:

@@ -13,8 +13,15 @@ from localaws.services.sagemaker.tags import TagsMixin
 
 
 class SageMaker(
-    StudioMixin, ProjectsMixin, RegistryMixin, TagsMixin, JobsMixin, PipelinesMixin, ModelsMixin, EndpointsMixin
-):  # fmt: skip
+    StudioMixin,
+    ProjectsMixin,
+    RegistryMixin,
+    TagsMixin,
+    JobsMixin,
+    PipelinesMixin,
+    ModelsMixin,
+    EndpointsMixin,
+):
     """Amazon SageMaker: ``cloud.services["sagemaker"]``."""
 
 

@@ -42,13 +42,22 @@ class TagsMixin(Base):
         found = [{**r, "Tags": self.tags_of(r[collection.arn_key])} for r in collection.all()]
         found = [r for r in found if self._holds(r, params.get("SearchExpression") or {})]
         key = params.get("SortBy", "LastModifiedTime")
-        found.sort(key=lambda r: (dig(r, key) is not None, dig(r, key)), reverse=params.get("SortOrder", "Descending") == "Descending")
+        found.sort(
+            key=lambda r: (dig(r, key) is not None, dig(r, key)),
+            reverse=params.get("SortOrder", "Descending") == "Descending",
+        )
         items, token = page(found, params, default=10)
-        return {"Results": [{kind: r} for r in items], "NextToken": token, "TotalHits": {"Value": len(found), "Relation": "EqualTo"}}
+        return {
+            "Results": [{kind: r} for r in items],
+            "NextToken": token,
+            "TotalHits": {"Value": len(found), "Relation": "EqualTo"},
+        }
 
     def _holds(self, record: Record, expression: Record) -> bool:
         if expression.get("NestedFilters"):
-            raise AwsError("NotImplemented", "Search with NestedFilters is not implemented in the local cloud", 501)
+            raise AwsError(
+                "NotImplemented", "Search with NestedFilters is not implemented in the local cloud", 501
+            )
         answers = [_passes(record, f) for f in expression.get("Filters") or []]
         answers += [self._holds(record, e) for e in expression.get("SubExpressions") or []]
         return not answers or (any(answers) if expression.get("Operator") == "Or" else all(answers))
@@ -73,7 +82,12 @@ def _passes(record: Record, rule: Record) -> bool:
     if operator == "In":
         return text in str(wanted).split(",")
     left, right = (float(v) if _number(text) and _number(wanted) else v for v in (text, str(wanted)))
-    return {"GreaterThan": left > right, "GreaterThanOrEqualTo": left >= right, "LessThan": left < right, "LessThanOrEqualTo": left <= right}[operator]
+    return {
+        "GreaterThan": left > right,
+        "GreaterThanOrEqualTo": left >= right,
+        "LessThan": left < right,
+        "LessThanOrEqualTo": left <= right,
+    }[operator]
 
 
 def _number(text: Any) -> bool:

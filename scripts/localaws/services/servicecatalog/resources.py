@@ -42,7 +42,9 @@ class Portfolio(ApiResource):
 
     def update(self, context: Context, physical_id: str, old: Props, new: Props) -> Attributes:
         sent = {k: v for k, v in new.items() if k != "Tags"}
-        context.client("servicecatalog").update_portfolio(Id=physical_id, **typed("servicecatalog", "update_portfolio", sent), **_tag_changes(old, new))
+        context.client("servicecatalog").update_portfolio(
+            Id=physical_id, **typed("servicecatalog", "update_portfolio", sent), **_tag_changes(old, new)
+        )
         return {"PortfolioName": new["DisplayName"]}
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
@@ -60,10 +62,17 @@ class CloudFormationProduct(ResourceType):
         versions = self._versions(props)
         sent = {k: props[k] for k in self._own if k in props}
         if not versions:
-            raise ValueError("ProvisioningArtifactParameters must have at least one item (products from a SourceConnection are not "
-                             "implemented in the local cloud)")  # fmt: skip
-        made = client.create_product(**sent, ProductType=props.get("ProductType", "CLOUD_FORMATION_TEMPLATE"), Tags=props.get("Tags") or [],
-                                     ProvisioningArtifactParameters=versions[0])  # fmt: skip
+            raise ValueError(
+                "ProvisioningArtifactParameters must have at least one item (products from a "
+                "SourceConnection are not "
+                "implemented in the local cloud)"
+            )
+        made = client.create_product(
+            **sent,
+            ProductType=props.get("ProductType", "CLOUD_FORMATION_TEMPLATE"),
+            Tags=props.get("Tags") or [],
+            ProvisioningArtifactParameters=versions[0],
+        )
         product = made["ProductViewDetail"]["ProductViewSummary"]["ProductId"]
         try:
             for version in versions[1:]:
@@ -74,10 +83,15 @@ class CloudFormationProduct(ResourceType):
         return product, self._attributes(client, product)
 
     def update(self, context: Context, physical_id: str, old: Props, new: Props) -> Attributes:
-        """Versions are matched by template URL and name, as AWS matches them: matched ones keep their ids (all get new
+        """Versions are matched by template URL and name, as AWS matches them: matched ones keep their ids
+        (all get new
         ones with ReplaceProvisioningArtifacts), new ones are added, those no longer listed are deleted."""
         client = context.client("servicecatalog")
-        client.update_product(Id=physical_id, **{k: new.get(k, "") for k in self._own if new.get(k) != old.get(k)}, **_tag_changes(old, new))
+        client.update_product(
+            Id=physical_id,
+            **{k: new.get(k, "") for k in self._own if new.get(k) != old.get(k)},
+            **_tag_changes(old, new),
+        )
         if self._versions(old) != self._versions(new):
             have = client.list_provisioning_artifacts(ProductId=physical_id)["ProvisioningArtifactDetails"]
             listed = {self._key(v): a["Id"] for v, a in zip(self._versions(old), have, strict=False)}
@@ -85,7 +99,11 @@ class CloudFormationProduct(ResourceType):
             for version in self._versions(new):
                 kept = None if replace else listed.pop(self._key(version), None)
                 if kept:
-                    client.update_provisioning_artifact(ProductId=physical_id, ProvisioningArtifactId=kept, Description=version.get("Description", ""))
+                    client.update_provisioning_artifact(
+                        ProductId=physical_id,
+                        ProvisioningArtifactId=kept,
+                        Description=version.get("Description", ""),
+                    )
                 else:
                     client.create_provisioning_artifact(ProductId=physical_id, Parameters=version)
             for identity in listed.values():
@@ -100,8 +118,14 @@ class CloudFormationProduct(ResourceType):
         out = []
         for version in props.get("ProvisioningArtifactParameters") or []:
             info = version["Info"]
-            shown = {**version, "Info": json.loads(info) if isinstance(info, str) else info, "Type": version.get("Type", "CLOUD_FORMATION_TEMPLATE")}
-            out.append(typed("servicecatalog", "create_provisioning_artifact", {"Parameters": shown})["Parameters"])
+            shown = {
+                **version,
+                "Info": json.loads(info) if isinstance(info, str) else info,
+                "Type": version.get("Type", "CLOUD_FORMATION_TEMPLATE"),
+            }
+            out.append(
+                typed("servicecatalog", "create_provisioning_artifact", {"Parameters": shown})["Parameters"]
+            )
         return out
 
     @staticmethod
@@ -112,8 +136,12 @@ class CloudFormationProduct(ResourceType):
     def _attributes(client: Any, product: str) -> Attributes:
         artifacts = client.list_provisioning_artifacts(ProductId=product)["ProvisioningArtifactDetails"]
         shown = client.describe_product_as_admin(Id=product)["ProductViewDetail"]["ProductViewSummary"]
-        return {"Id": product, "ProductName": shown["Name"], "ProvisioningArtifactIds": ",".join(a["Id"] for a in artifacts),
-                "ProvisioningArtifactNames": ",".join(a["Name"] for a in artifacts)}  # fmt: skip
+        return {
+            "Id": product,
+            "ProductName": shown["Name"],
+            "ProvisioningArtifactIds": ",".join(a["Id"] for a in artifacts),
+            "ProvisioningArtifactNames": ",".join(a["Name"] for a in artifacts),
+        }
 
 
 class PortfolioProductAssociation(ResourceType):
@@ -123,12 +151,18 @@ class PortfolioProductAssociation(ResourceType):
     tags = None
 
     def create(self, context: Context, props: Props) -> tuple[str, Attributes]:
-        context.client("servicecatalog").associate_product_with_portfolio(PortfolioId=props["PortfolioId"], ProductId=props["ProductId"])
+        context.client("servicecatalog").associate_product_with_portfolio(
+            PortfolioId=props["PortfolioId"], ProductId=props["ProductId"]
+        )
         return f"{props['PortfolioId']}|{props['ProductId']}", {}
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
         portfolio, _, product = physical_id.partition("|")
-        _quietly(context.client("servicecatalog").disassociate_product_from_portfolio, PortfolioId=portfolio, ProductId=product)
+        _quietly(
+            context.client("servicecatalog").disassociate_product_from_portfolio,
+            PortfolioId=portfolio,
+            ProductId=product,
+        )
 
 
 class PortfolioPrincipalAssociation(ResourceType):
@@ -144,7 +178,12 @@ class PortfolioPrincipalAssociation(ResourceType):
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
         portfolio, arn, kind = physical_id.split("|")
-        _quietly(context.client("servicecatalog").disassociate_principal_from_portfolio, PortfolioId=portfolio, PrincipalARN=arn, PrincipalType=kind)
+        _quietly(
+            context.client("servicecatalog").disassociate_principal_from_portfolio,
+            PortfolioId=portfolio,
+            PrincipalARN=arn,
+            PrincipalType=kind,
+        )
 
 
 class _Constraint(ResourceType):
@@ -160,12 +199,19 @@ class _Constraint(ResourceType):
     def create(self, context: Context, props: Props) -> tuple[str, Attributes]:
         extra = {"Description": props["Description"]} if props.get("Description") else {}
         made = context.client("servicecatalog").create_constraint(
-            PortfolioId=props["PortfolioId"], ProductId=props["ProductId"], Type=self.kind, Parameters=json.dumps(self.values(props)), **extra)  # fmt: skip
+            PortfolioId=props["PortfolioId"],
+            ProductId=props["ProductId"],
+            Type=self.kind,
+            Parameters=json.dumps(self.values(props)),
+            **extra,
+        )
         identity = made["ConstraintDetail"]["ConstraintId"]
         return identity, {"Id": identity}
 
     def update(self, context: Context, physical_id: str, old: Props, new: Props) -> Attributes:
-        context.client("servicecatalog").update_constraint(Id=physical_id, Description=new.get("Description", ""), Parameters=json.dumps(self.values(new)))
+        context.client("servicecatalog").update_constraint(
+            Id=physical_id, Description=new.get("Description", ""), Parameters=json.dumps(self.values(new))
+        )
         return {}
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
@@ -210,7 +256,10 @@ class ResourceUpdateConstraint(_Constraint):
     kind = "RESOURCE_UPDATE"
 
     def values(self, props: Props) -> Props:
-        return {"Version": "2.0", "Properties": {"TagUpdateOnProvisionedProduct": props["TagUpdateOnProvisionedProduct"]}}
+        return {
+            "Version": "2.0",
+            "Properties": {"TagUpdateOnProvisionedProduct": props["TagUpdateOnProvisionedProduct"]},
+        }
 
 
 class TagOption(ResourceType):
@@ -220,13 +269,17 @@ class TagOption(ResourceType):
     tags = None
 
     def create(self, context: Context, props: Props) -> tuple[str, Attributes]:
-        identity = context.client("servicecatalog").create_tag_option(Key=props["Key"], Value=props["Value"])["TagOptionDetail"]["Id"]
+        identity = context.client("servicecatalog").create_tag_option(Key=props["Key"], Value=props["Value"])[
+            "TagOptionDetail"
+        ]["Id"]
         if str(props.get("Active", "true")).lower() == "false":
             context.client("servicecatalog").update_tag_option(Id=identity, Active=False)
         return identity, {"Id": identity}
 
     def update(self, context: Context, physical_id: str, old: Props, new: Props) -> Attributes:
-        context.client("servicecatalog").update_tag_option(Id=physical_id, Active=str(new.get("Active", "true")).lower() == "true")
+        context.client("servicecatalog").update_tag_option(
+            Id=physical_id, Active=str(new.get("Active", "true")).lower() == "true"
+        )
         return {}
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
@@ -240,27 +293,46 @@ class TagOptionAssociation(ResourceType):
     tags = None
 
     def create(self, context: Context, props: Props) -> tuple[str, Attributes]:
-        context.client("servicecatalog").associate_tag_option_with_resource(ResourceId=props["ResourceId"], TagOptionId=props["TagOptionId"])
+        context.client("servicecatalog").associate_tag_option_with_resource(
+            ResourceId=props["ResourceId"], TagOptionId=props["TagOptionId"]
+        )
         return f"{props['TagOptionId']}|{props['ResourceId']}", {}
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
         option, _, resource = physical_id.partition("|")
-        _quietly(context.client("servicecatalog").disassociate_tag_option_from_resource, ResourceId=resource, TagOptionId=option)
+        _quietly(
+            context.client("servicecatalog").disassociate_tag_option_from_resource,
+            ResourceId=resource,
+            TagOptionId=option,
+        )
 
 
 class CloudFormationProvisionedProduct(ResourceType):
     """AWS::ServiceCatalog::CloudFormationProvisionedProduct: a product launched by a stack."""
 
     type_name = "AWS::ServiceCatalog::CloudFormationProvisionedProduct"
-    _sent = ("ProductId", "ProductName", "ProvisioningArtifactId", "ProvisioningArtifactName", "PathId", "PathName", "ProvisioningParameters")
+    _sent = (
+        "ProductId",
+        "ProductName",
+        "ProvisioningArtifactId",
+        "ProvisioningArtifactName",
+        "PathId",
+        "PathName",
+        "ProvisioningParameters",
+    )
 
     def create(self, context: Context, props: Props) -> tuple[str, Attributes]:
         if context.stack_name.startswith("SC-"):
             # "Launch roles" in the administrator guide: these calls may not be made through a launch role
-            raise PermissionError("servicecatalog:ProvisionProduct cannot be called with the credentials of a launch role; "
-                                  "a product cannot launch a product")  # fmt: skip
+            raise PermissionError(
+                "servicecatalog:ProvisionProduct cannot be called with the credentials of a launch role; "
+                "a product cannot launch a product"
+            )
         client = context.client("servicecatalog")
-        request = {**self._request(props), "ProvisionedProductName": props.get("ProvisionedProductName") or context.name(128)}
+        request = {
+            **self._request(props),
+            "ProvisionedProductName": props.get("ProvisionedProductName") or context.name(128),
+        }
         if props.get("NotificationArns"):
             request["NotificationArns"] = props["NotificationArns"]
         record = client.provision_product(**request, Tags=self._tags(props))["RecordDetail"]
@@ -268,14 +340,18 @@ class CloudFormationProvisionedProduct(ResourceType):
             return record["ProvisionedProductId"], self._await(context.cloud, client, record)
         except RuntimeError:
             # CloudFormation does not know of a resource that failed to be created: leave nothing behind
-            ended = client.terminate_provisioned_product(ProvisionedProductId=record["ProvisionedProductId"])["RecordDetail"]
+            ended = client.terminate_provisioned_product(ProvisionedProductId=record["ProvisionedProductId"])[
+                "RecordDetail"
+            ]
             self._await(context.cloud, client, ended)
             raise
 
     def update(self, context: Context, physical_id: str, old: Props, new: Props) -> Attributes:
         client = context.client("servicecatalog")
         extra = {"Tags": self._tags(new)} if self._tags(new) != self._tags(old) else {}
-        record = client.update_provisioned_product(ProvisionedProductId=physical_id, **self._request(new), **extra)["RecordDetail"]
+        record = client.update_provisioned_product(
+            ProvisionedProductId=physical_id, **self._request(new), **extra
+        )["RecordDetail"]
         return self._await(context.cloud, client, record)
 
     def delete(self, context: Context, physical_id: str, props: Props) -> None:
@@ -303,13 +379,28 @@ class CloudFormationProvisionedProduct(ResourceType):
             record = answer["RecordDetail"]
         if record["Status"] == "FAILED":
             raise RuntimeError("; ".join(e["Description"] for e in record["RecordErrors"]))
-        outputs = {o["OutputKey"]: o["OutputValue"] for o in client.describe_record(Id=record["RecordId"])["RecordOutputs"]}
-        return {"RecordId": record["RecordId"], "ProvisionedProductId": record["ProvisionedProductId"],
-                "CloudformationStackArn": outputs.get("CloudformationStackARN", ""), **{f"Outputs.{k}": v for k, v in outputs.items()}}  # fmt: skip
+        outputs = {
+            o["OutputKey"]: o["OutputValue"]
+            for o in client.describe_record(Id=record["RecordId"])["RecordOutputs"]
+        }
+        return {
+            "RecordId": record["RecordId"],
+            "ProvisionedProductId": record["ProvisionedProductId"],
+            "CloudformationStackArn": outputs.get("CloudformationStackARN", ""),
+            **{f"Outputs.{k}": v for k, v in outputs.items()},
+        }
 
 
 TYPES = [
-    Portfolio, CloudFormationProduct, PortfolioProductAssociation, PortfolioPrincipalAssociation, LaunchRoleConstraint,
-    LaunchTemplateConstraint, LaunchNotificationConstraint, ResourceUpdateConstraint, TagOption, TagOptionAssociation,
+    Portfolio,
+    CloudFormationProduct,
+    PortfolioProductAssociation,
+    PortfolioPrincipalAssociation,
+    LaunchRoleConstraint,
+    LaunchTemplateConstraint,
+    LaunchNotificationConstraint,
+    ResourceUpdateConstraint,
+    TagOption,
+    TagOptionAssociation,
     CloudFormationProvisionedProduct,
-]  # fmt: skip
+]
