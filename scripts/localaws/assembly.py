@@ -25,6 +25,7 @@ def assemble(cloud: Cloud) -> Gateway:
     hooks.register_types(cloud, kinds)
     hooks.keep_nested_attributes()
     hooks.keep_buckets()
+    hooks.delete_nested_stacks()
     hooks.register_targets(cloud, targets)
     hooks.use_clock(cloud)
     hooks.read_template_urls()

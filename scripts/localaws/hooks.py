@@ -29,6 +29,12 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "nested_attributes": ("ministack.services.cloudformation.provisioners:_provision_resource",
                           "ministack.services.cloudformation.provisioners:_update_resource"),
     "buckets": ("ministack.services.s3:_delete_bucket", "ministack.services.s3:_bucket_tags", "ministack.services.s3:_buckets"),
+    "nested_deletes": ("ministack.services.cloudformation.provisioners:_nested_stack_lookup_name",
+                       "ministack.services.cloudformation.provisioners:_delete_resource",
+                       "ministack.services.cloudformation.provisioners:_RETAINING_POLICIES",
+                       "ministack.services.cloudformation.engine:_topological_sort",
+                       "ministack.services.cloudformation.stacks:_resource_policy",
+                       "ministack.services.cloudformation.stacks:_add_event"),
     "service_events": ("ministack.services.eventbridge:_put_events",),
     "event_targets": ("ministack.services.eventbridge:_invoke_target",),
     "scheduler_targets": ("ministack.services.scheduler:_tick_schedules", "ministack.services.scheduler:_schedules"),
@@ -108,6 +114,51 @@ def keep_nested_attributes() -> None:
         return remember(resource_type, answer, known.get((resource_type, physical_id), {}) if answer[0] == physical_id else {})
 
     provisioners._provision_resource, provisioners._update_resource = provision_and_remember, update_and_remember
+
+
+def delete_nested_stacks() -> None:
+    """Delete a nested stack as CloudFormation does: what its policies retain stays, and a resource that cannot be deleted
+    fails the stack. The engine deletes all and only logs what failed."""
+    from ministack.services.cloudformation import _stacks, provisioners
+    from ministack.services.cloudformation.engine import _topological_sort
+    from ministack.services.cloudformation.stacks import _add_event, _resource_policy
+
+    def delete(physical_id: str, props: dict) -> None:
+        name = provisioners._nested_stack_lookup_name(physical_id)
+        stack = _stacks.get(name)
+        if not stack or stack["StackStatus"] == "DELETE_COMPLETE":
+            return
+        stack_id, resources = stack["StackId"], stack.get("_resources", {})
+        template, conditions = stack.get("_template") or {}, stack.get("_conditions", {})
+        definitions = template.get("Resources") or {}
+        failed = []
+        for logical_id in reversed(_topological_sort(definitions, conditions)):
+            record = resources.get(logical_id)
+            if not record:
+                continue
+            kind, own_id = record["ResourceType"], record.get("PhysicalResourceId", "")
+            policy = _resource_policy(definitions.get(logical_id), "DeletionPolicy", resources, stack.get("_resolved_params", {}),
+                                      conditions, template.get("Mappings") or {}, name, stack_id)
+            if policy in provisioners._RETAINING_POLICIES:
+                _add_event(stack_id, name, logical_id, kind, "DELETE_SKIPPED", physical_id=own_id)
+                resources.pop(logical_id)
+                continue
+            try:
+                provisioners._delete_resource(kind, own_id, record.get("Properties", {}), name, logical_id)
+            except Exception as error:
+                failed.append(f"{logical_id} ({error})")
+                _add_event(stack_id, name, logical_id, kind, "DELETE_FAILED", str(error), own_id)
+                record["ResourceStatus"] = "DELETE_FAILED"
+                continue
+            _add_event(stack_id, name, logical_id, kind, "DELETE_COMPLETE", physical_id=own_id)
+            resources.pop(logical_id)
+        if failed:
+            stack["StackStatus"] = "DELETE_FAILED"
+            raise ValueError(f"Embedded stack {stack_id} was not successfully deleted: The following resource(s) failed to delete: [{'; '.join(failed)}].")
+        stack["StackStatus"] = "DELETE_COMPLETE"
+        _add_event(stack_id, name, name, "AWS::CloudFormation::Stack", "DELETE_COMPLETE", physical_id=stack_id)
+
+    provisioners._RESOURCE_HANDLERS["AWS::CloudFormation::Stack"]["delete"] = delete
 
 
 def refuse_findings(type_name: str, props: dict[str, Any]) -> None:
