@@ -70,10 +70,10 @@ class Session:
 
     def __init__(self, **clients: Any) -> None:
         self.clients = clients
-        self.real = boto3.Session(region_name=REGION)
 
     def client(self, name: str) -> Any:
-        return self.clients.get(name.replace("-", "_")) or self.real.client(name)
+        # The default session has read the service models once; a new one would read them again.
+        return self.clients.get(name.replace("-", "_")) or boto3.client(name, region_name=REGION)
 
 
 @pytest.fixture(autouse=True)
