@@ -1,6 +1,7 @@
 """The house rules of the CloudFormation templates, one function a rule.
 
-A rule takes a template and yields one sentence for each violation. Rules that need several templates stand in test_contracts.py.
+A rule takes a template and yields one sentence for each violation. Rules that need several templates stand in
+test_contracts.py.
 Every rule has a template in fixtures/ that breaks it (test_house_rules.py).
 """
 
@@ -19,27 +20,55 @@ from cfnlint.decode import cfn_yaml
 ROOT = Path(__file__).resolve().parents[2]
 CFN = ROOT / "mlops-cfn"
 TEMPLATES = sorted(CFN.rglob("*.yaml"))
-SECTIONS = ["AWSTemplateFormatVersion", "Description", "Metadata", "Parameters", "Rules", "Mappings", "Conditions", "Resources", "Outputs"]
+SECTIONS = [
+    "AWSTemplateFormatVersion",
+    "Description",
+    "Metadata",
+    "Parameters",
+    "Rules",
+    "Mappings",
+    "Conditions",
+    "Resources",
+    "Outputs",
+]
 PERSONAS = ("Full Stack Developer", "Data Science Admin", "Data Scientist", "ML Engineer")
 # what holds data, logs or code of somebody
 STATEFUL = {
-    "AWS::S3::Bucket", "AWS::KMS::Key", "AWS::Logs::LogGroup", "AWS::CodeCommit::Repository", "AWS::ECR::Repository",
-    "AWS::SageMaker::Domain", "AWS::SageMaker::ModelPackageGroup", "AWS::CodeArtifact::Domain", "AWS::CodeArtifact::Repository",
+    "AWS::S3::Bucket",
+    "AWS::KMS::Key",
+    "AWS::Logs::LogGroup",
+    "AWS::CodeCommit::Repository",
+    "AWS::ECR::Repository",
+    "AWS::SageMaker::Domain",
+    "AWS::SageMaker::ModelPackageGroup",
+    "AWS::CodeArtifact::Domain",
+    "AWS::CodeArtifact::Repository",
     "AWS::EFS::FileSystem",
-}  # fmt: skip
+}
 WAYS_OUT = {
-    "AWS::EC2::InternetGateway", "AWS::EC2::NatGateway", "AWS::EC2::EgressOnlyInternetGateway", "AWS::EC2::VPCGatewayAttachment",
-    "AWS::EC2::EIP", "AWS::EC2::VPCPeeringConnection", "AWS::EC2::TransitGatewayAttachment",
-}  # fmt: skip
+    "AWS::EC2::InternetGateway",
+    "AWS::EC2::NatGateway",
+    "AWS::EC2::EgressOnlyInternetGateway",
+    "AWS::EC2::VPCGatewayAttachment",
+    "AWS::EC2::EIP",
+    "AWS::EC2::VPCPeeringConnection",
+    "AWS::EC2::TransitGatewayAttachment",
+}
 EVERYWHERE = {"0.0.0.0/0", "::/0"}
-MAX_ENTRY_LINES, MAX_ENTRY_BYTES = 600, 51_199  # beyond that nobody reviews it, and the API does not take it inline
+MAX_ENTRY_LINES, MAX_ENTRY_BYTES = (
+    600,
+    51_199,
+)  # beyond that nobody reviews it, and the API does not take it inline
 MAX_MANAGED_POLICY, MAX_INLINE_POLICIES, MAX_TRUST_POLICY = 6_144, 10_240, 2_048
 # EventBridge cannot use an encrypted topic or key under a condition (aws-facts, section 7)
 WITHOUT_SOURCE_CONDITION = {"events.amazonaws.com"}
 SAMPLE = {
-    "AWS::Partition": "aws", "AWS::Region": "ap-southeast-1", "AWS::AccountId": "123456789012", "AWS::URLSuffix": "amazonaws.com",
+    "AWS::Partition": "aws",
+    "AWS::Region": "ap-southeast-1",
+    "AWS::AccountId": "123456789012",
+    "AWS::URLSuffix": "amazonaws.com",
     "AWS::StackName": "n" * 60,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -165,7 +194,10 @@ def parameters_described_and_constrained(template: Template) -> Iterator[str]:
             or "AWS::" in parameter["Type"]  # CloudFormation itself looks the value up
         )
         if not constrained:
-            yield f"parameter {name} has neither AllowedValues nor AllowedPattern with ConstraintDescription nor a range"
+            yield (
+                f"parameter {name} has neither AllowedValues nor AllowedPattern with ConstraintDescription "
+                "nor a range"
+            )
 
 
 def defaults_fit(template: Template) -> Iterator[str]:
@@ -193,7 +225,9 @@ def interface_of_entries(template: Template) -> Iterator[str]:
         return
     # Service Catalog and Studio fill these two, no person does
     declared = set(template.data.get("Parameters", {})) - {"SageMakerProjectName", "SageMakerProjectId"}
-    looked_up = {name for name in declared if template.data["Parameters"][name]["Type"].startswith("AWS::SSM::")}
+    looked_up = {
+        name for name in declared if template.data["Parameters"][name]["Type"].startswith("AWS::SSM::")
+    }
     grouped = [name for group in interface["ParameterGroups"] for name in group["Parameters"]]
     labelled = set(interface.get("ParameterLabels", {}))
     for name in sorted(declared - set(grouped)):
@@ -245,7 +279,9 @@ def no_join(template: Template) -> Iterator[str]:
     for node in walk(template.data):
         if isinstance(node, dict) and "Fn::Join" in node:
             parts = node["Fn::Join"][1]
-            if isinstance(parts, list) and all(isinstance(p, str) or set(p) <= {"Ref", "Fn::GetAtt", "Fn::Sub"} for p in parts):
+            if isinstance(parts, list) and all(
+                isinstance(p, str) or set(p) <= {"Ref", "Fn::GetAtt", "Fn::Sub"} for p in parts
+            ):
                 yield f"line {line_of(node)}: Fn::Join of parts that are written out; Fn::Sub reads better"
 
 
@@ -263,7 +299,10 @@ def both_policies_with_reason(template: Template) -> Iterator[str]:
 
 def custom_resources_time_out(template: Template) -> Iterator[str]:
     for name, resource in template.resources.items():
-        if resource["Type"].startswith("Custom::") or resource["Type"] == "AWS::CloudFormation::CustomResource":
+        if (
+            resource["Type"].startswith("Custom::")
+            or resource["Type"] == "AWS::CloudFormation::CustomResource"
+        ):
             timeout = int(resource["Properties"].get("ServiceTimeout", 3600))
             if timeout > 900:
                 yield f"{name} waits {timeout} s for an answer; set ServiceTimeout to at most 900"
@@ -291,10 +330,17 @@ def wildcards_have_reasons(template: Template) -> Iterator[str]:
 
 
 def actions_are_named(template: Template) -> Iterator[str]:
-    """A role is allowed named actions; a ceiling (boundary, endpoint policy, key policy) or a Deny may say all of a service."""
+    """A role is allowed named actions; a ceiling (boundary, endpoint, key) or a Deny may be wider."""
     for name, statement in template.statements():
-        kind, path = template.resources[name]["Type"], template.resources[name].get("Properties", {}).get("Path", "")
-        if statement.get("Effect") != "Allow" or not kind.startswith("AWS::IAM::") or path == "/mlops/boundary/":
+        kind, path = (
+            template.resources[name]["Type"],
+            template.resources[name].get("Properties", {}).get("Path", ""),
+        )
+        if (
+            statement.get("Effect") != "Allow"
+            or not kind.startswith("AWS::IAM::")
+            or path == "/mlops/boundary/"
+        ):
             continue
         for action in as_list(statement.get("Action", [])):
             if action == "*" or str(action).endswith(":*"):
@@ -326,14 +372,20 @@ def resource_policies_are_guarded(template: Template) -> Iterator[str]:
         if template.resources[name]["Type"].startswith("AWS::IAM::") or statement.get("Effect") != "Allow":
             continue
         if principal in ("*", {"AWS": "*"}) and not statement.get("Condition"):
-            policy_of_endpoint = template.resources[name]["Type"] == "AWS::EC2::VPCEndpoint" and statement.get("Resource") != "*"
+            policy_of_endpoint = (
+                template.resources[name]["Type"] == "AWS::EC2::VPCEndpoint"
+                and statement.get("Resource") != "*"
+            )
             if not policy_of_endpoint:
                 yield f"{name}.{statement.get('Sid')}: anybody is allowed without a condition"
         services = as_list(principal.get("Service", [])) if isinstance(principal, dict) else []
         for service in services:
             guarded = _source_keys(statement) or "EncryptionContext" in str(statement.get("Condition", ""))
             if not guarded and plain(service) not in WITHOUT_SOURCE_CONDITION:
-                yield f"{name}.{statement.get('Sid')}: {plain(service)} is allowed without aws:SourceAccount or aws:SourceArn"
+                yield (
+                    f"{name}.{statement.get('Sid')}: {plain(service)} is allowed without aws:SourceAccount "
+                    "or aws:SourceArn"
+                )
 
 
 def _source_keys(statement: dict[str, Any]) -> set[str]:
@@ -357,11 +409,14 @@ def role_makers_set_the_boundary(template: Template) -> Iterator[str]:
     for name, statement in template.statements():
         if template.resources[name].get("Properties", {}).get("Path") == "/mlops/boundary/":
             continue  # the ceiling: it denies the same without the boundary
-        if statement.get("Effect") != "Allow" or not makers & {str(a) for a in as_list(statement.get("Action", []))}:
+        if statement.get("Effect") != "Allow" or not makers & {
+            str(a) for a in as_list(statement.get("Action", []))
+        }:
             continue
         keys = {key for block in statement.get("Condition", {}).values() for key in block}
         if "iam:PermissionsBoundary" not in keys:
-            yield f"{name}.{statement.get('Sid')}: changes roles without the condition iam:PermissionsBoundary"
+            sid = statement.get("Sid")
+            yield f"{name}.{sid}: changes roles without the condition iam:PermissionsBoundary"
 
 
 def policies_fit(template: Template) -> Iterator[str]:
@@ -369,7 +424,11 @@ def policies_fit(template: Template) -> Iterator[str]:
         if (size := size_of(policy["PolicyDocument"])) > MAX_MANAGED_POLICY:
             yield f"managed policy {name} may have {size} characters; IAM takes {MAX_MANAGED_POLICY}"
     for name, role in template.of_type("AWS::IAM::Role"):
-        inline = sum(size_of(policy["PolicyDocument"]) for policy in role.get("Policies", []) if "PolicyDocument" in policy)
+        inline = sum(
+            size_of(policy["PolicyDocument"])
+            for policy in role.get("Policies", [])
+            if "PolicyDocument" in policy
+        )
         if inline > MAX_INLINE_POLICIES:
             yield f"inline policies of {name} may have {inline} characters; IAM takes {MAX_INLINE_POLICIES}"
         if (size := size_of(role["AssumeRolePolicyDocument"])) > MAX_TRUST_POLICY:
@@ -381,11 +440,18 @@ def no_way_out(template: Template) -> Iterator[str]:
         if resource["Type"] in WAYS_OUT:
             yield f"{name}: {resource['Type']} is a way out of the VPC"
         properties = resource.get("Properties", {})
-        if resource["Type"] == "AWS::EC2::Subnet" and str(properties.get("MapPublicIpOnLaunch", False)).lower() == "true":
+        if (
+            resource["Type"] == "AWS::EC2::Subnet"
+            and str(properties.get("MapPublicIpOnLaunch", False)).lower() == "true"
+        ):
             yield f"{name}: a private subnet gives no public addresses"
         if resource["Type"].startswith("AWS::EC2::"):
             for node in walk(properties):
-                cidrs = [node.get(key) for key in ("CidrIp", "CidrIpv6", "DestinationCidrBlock")] if isinstance(node, dict) else []
+                cidrs = (
+                    [node.get(key) for key in ("CidrIp", "CidrIpv6", "DestinationCidrBlock")]
+                    if isinstance(node, dict)
+                    else []
+                )
                 if EVERYWHERE & {str(cidr) for cidr in cidrs}:
                     yield f"{name}: a rule or route to everywhere"
     for name, group in template.of_type("AWS::EC2::SecurityGroup"):
@@ -409,7 +475,11 @@ def logs_expire(template: Template) -> Iterator[str]:
 
 def buckets_are_closed(template: Template) -> Iterator[str]:
     tls_only = {
-        str(policy["Bucket"].get("Ref", policy["Bucket"]) if isinstance(policy["Bucket"], dict) else policy["Bucket"])
+        str(
+            policy["Bucket"].get("Ref", policy["Bucket"])
+            if isinstance(policy["Bucket"], dict)
+            else policy["Bucket"]
+        )
         for _, policy in template.of_type("AWS::S3::BucketPolicy")
         for statement in branches(policy["PolicyDocument"]["Statement"])
         if statement.get("Effect") == "Deny" and "aws:SecureTransport" in str(statement.get("Condition", ""))
@@ -450,7 +520,10 @@ def pipelines_are_current(template: Template) -> Iterator[str]:
         for action in (action for stage in pipeline["Stages"] for action in stage["Actions"]):
             polls = str(action.get("Configuration", {}).get("PollForSourceChanges", "true")).lower()
             if action["ActionTypeId"]["Provider"] == "CodeCommit" and polls != "false":
-                yield f"pipeline {name}: action {action['Name']} polls; set PollForSourceChanges to 'false' and use a rule"
+                yield (
+                    f"pipeline {name}: action {action['Name']} polls; set PollForSourceChanges to 'false' "
+                    "and use a rule"
+                )
 
 
 def builds_run_inside(template: Template) -> Iterator[str]:
@@ -466,11 +539,14 @@ def domains_are_inside(template: Template) -> Iterator[str]:
         if domain.get("AppNetworkAccessType") != "VpcOnly":
             yield f"domain {name} is not VpcOnly"
         if domain.get("HomeEfsFileSystemCreation") != "Disabled":
-            yield f"domain {name} makes a home file system, which survives it and blocks the deletion of the VPC"
+            yield (
+                f"domain {name} makes a home file system, which survives it and blocks the deletion "
+                "of the VPC"
+            )
 
 
 def strict_yaml(template: Template) -> Iterator[str]:
-    """The loader behind cfn-lint (libyaml) takes what stricter parsers, such as the one of CloudFormation, may refuse."""
+    """The loader behind cfn-lint (libyaml) takes what a stricter one, as CloudFormation's, may refuse."""
 
     class Loader(yaml.SafeLoader):  # pure Python
         pass
@@ -480,14 +556,42 @@ def strict_yaml(template: Template) -> Iterator[str]:
         yaml.load(template.text, Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        yield f"line {mark.line + 1 if mark else '?'}: a strict YAML parser says: {getattr(error, 'problem', error)}"
+        line, problem = mark.line + 1 if mark else "?", getattr(error, "problem", error)
+        yield f"line {line}: a strict YAML parser says: {problem}"
 
 
 Rule = Callable[[Template], Iterator[str]]
 RULES: list[Rule] = [
-    strict_yaml, section_order, described, parameters_described_and_constrained, defaults_fit, entry_defaults, interface_of_entries, entry_size,
-    names, no_export, no_literal_partition, no_join, both_policies_with_reason, custom_resources_time_out, statements_have_sids,
-    wildcards_have_reasons, actions_are_named, roles_are_bounded, trust_is_guarded, resource_policies_are_guarded, pass_role_is_scoped,
-    role_makers_set_the_boundary, policies_fit, no_way_out, endpoints_have_policies, logs_expire, buckets_are_closed, keys_rotate,
-    functions_are_packaged, pipelines_are_current, builds_run_inside, domains_are_inside,
-]  # fmt: skip
+    strict_yaml,
+    section_order,
+    described,
+    parameters_described_and_constrained,
+    defaults_fit,
+    entry_defaults,
+    interface_of_entries,
+    entry_size,
+    names,
+    no_export,
+    no_literal_partition,
+    no_join,
+    both_policies_with_reason,
+    custom_resources_time_out,
+    statements_have_sids,
+    wildcards_have_reasons,
+    actions_are_named,
+    roles_are_bounded,
+    trust_is_guarded,
+    resource_policies_are_guarded,
+    pass_role_is_scoped,
+    role_makers_set_the_boundary,
+    policies_fit,
+    no_way_out,
+    endpoints_have_policies,
+    logs_expire,
+    buckets_are_closed,
+    keys_rotate,
+    functions_are_packaged,
+    pipelines_are_current,
+    builds_run_inside,
+    domains_are_inside,
+]

@@ -1,4 +1,4 @@
-"""What holds several templates together: SSM paths, the release mapping, nested stacks, physical names, VPC endpoints."""
+"""What holds several templates together: SSM paths, release mapping, nested stacks, names, VPC endpoints."""
 
 from __future__ import annotations
 
@@ -13,63 +13,138 @@ from house_rules import CFN, ROOT, TEMPLATES, Template, plain, walk
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
-# Every SSM parameter of the platform, by the template that people launch to get it. One writer a path; nothing else is read or written.
+# Every SSM parameter of the platform, by the template that people launch to get it. One writer a path;
+# nothing else is read or written.
 SSM_CONTRACT = {
     "1-infra.yaml": """
-        /mlops/infra/vpc-id /mlops/infra/private-subnet-ids /mlops/infra/compute-security-group-id /mlops/infra/endpoint-security-group-id
-        /mlops/infra/platform-key-arn /mlops/infra/artifact-bucket-name
-        /mlops/infra/codeartifact-domain /mlops/infra/codeartifact-repository /mlops/infra/codeartifact-repository-arn
-        /mlops/infra/studio-domain-id /mlops/infra/permissions-boundary-arn
-        /mlops/infra/portfolio-id /mlops/infra/project-product-id /mlops/infra/project-launch-role-arn /mlops/infra/user-launch-role-arn
-        /mlops/infra/user-template-url /mlops/infra/project-template-prefix
+        /mlops/infra/vpc-id
+        /mlops/infra/private-subnet-ids
+        /mlops/infra/compute-security-group-id
+        /mlops/infra/endpoint-security-group-id
+        /mlops/infra/platform-key-arn
+        /mlops/infra/artifact-bucket-name
+        /mlops/infra/codeartifact-domain
+        /mlops/infra/codeartifact-repository
+        /mlops/infra/codeartifact-repository-arn
+        /mlops/infra/studio-domain-id
+        /mlops/infra/permissions-boundary-arn
+        /mlops/infra/portfolio-id
+        /mlops/infra/project-product-id
+        /mlops/infra/project-launch-role-arn
+        /mlops/infra/user-launch-role-arn
+        /mlops/infra/user-template-url
+        /mlops/infra/project-template-prefix
         /mlops/infra/data-science-admin-role-arn
-        /mlops/infra/seed-archive-prefix /mlops/infra/release-bucket-name /mlops/infra/release-version
-        /mlops/infra/studio-cleanup-function-arn /mlops/infra/job-tagger-function-arn /mlops/infra/project-cleanup-function-arn
+        /mlops/infra/seed-archive-prefix
+        /mlops/infra/release-bucket-name
+        /mlops/infra/release-version
+        /mlops/infra/studio-cleanup-function-arn
+        /mlops/infra/job-tagger-function-arn
+        /mlops/infra/project-cleanup-function-arn
     """,
     "2-smproject.yaml": """
-        /mlops/projects/<id>/project-name /mlops/projects/<id>/cost-center /mlops/projects/<id>/owner-email
-        /mlops/projects/<id>/framework /mlops/projects/<id>/inference-mode
-        /mlops/projects/<id>/data-scientist-role-arn /mlops/projects/<id>/execution-role-arn /mlops/projects/<id>/build-role-arn
-        /mlops/projects/<id>/deploy-role-arn /mlops/projects/<id>/events-role-arn
-        /mlops/projects/<id>/bucket-name /mlops/projects/<id>/key-arn
-        /mlops/projects/<id>/repository-name /mlops/projects/<id>/repository-clone-url
-        /mlops/projects/<id>/ecr-preprocessing-uri /mlops/projects/<id>/ecr-training-uri /mlops/projects/<id>/ecr-inference-uri
-        /mlops/projects/<id>/lifecycle-config-arn /mlops/projects/<id>/model-package-group-name
-        /mlops/projects/<id>/notification-topic-arn /mlops/projects/<id>/user-product-id
-        /mlops/projects/<id>/build-pipeline-name /mlops/projects/<id>/deploy-pipeline-name
+        /mlops/projects/<id>/project-name
+        /mlops/projects/<id>/cost-center
+        /mlops/projects/<id>/owner-email
+        /mlops/projects/<id>/framework
+        /mlops/projects/<id>/inference-mode
+        /mlops/projects/<id>/data-scientist-role-arn
+        /mlops/projects/<id>/execution-role-arn
+        /mlops/projects/<id>/build-role-arn
+        /mlops/projects/<id>/deploy-role-arn
+        /mlops/projects/<id>/events-role-arn
+        /mlops/projects/<id>/bucket-name
+        /mlops/projects/<id>/key-arn
+        /mlops/projects/<id>/repository-name
+        /mlops/projects/<id>/repository-clone-url
+        /mlops/projects/<id>/ecr-preprocessing-uri
+        /mlops/projects/<id>/ecr-training-uri
+        /mlops/projects/<id>/ecr-inference-uri
+        /mlops/projects/<id>/lifecycle-config-arn
+        /mlops/projects/<id>/model-package-group-name
+        /mlops/projects/<id>/notification-topic-arn
+        /mlops/projects/<id>/user-product-id
+        /mlops/projects/<id>/build-pipeline-name
+        /mlops/projects/<id>/deploy-pipeline-name
     """,
     # made with the stack so that it goes with it; the association script fills it in
-    "3-user.yaml": "/mlops/projects/<id>/users/<user>/profile-name /mlops/projects/<id>/users/<user>/association",
+    "3-user.yaml": """
+        /mlops/projects/<id>/users/<user>/profile-name
+        /mlops/projects/<id>/users/<user>/association
+    """,
 }
 # Longest values of what names are composed of. A project id is p- and 12 characters.
 LONGEST = {
-    "SageMakerProjectId": 14, "ProjectId": 14, "SageMakerProjectName": 32, "ProjectName": 32, "Stage": 10,
-    "AWS::AccountId": 12, "AWS::Region": 14, "AWS::StackName": 128,
-}  # fmt: skip
+    "SageMakerProjectId": 14,
+    "ProjectId": 14,
+    "SageMakerProjectName": 32,
+    "ProjectName": 32,
+    "Stage": 10,
+    "AWS::AccountId": 12,
+    "AWS::Region": 14,
+    "AWS::StackName": 128,
+}
 # Service limits of names that templates set.
 NAME_LIMITS = {
-    ("AWS::S3::Bucket", "BucketName"): 63, ("AWS::ECR::Repository", "RepositoryName"): 256,
-    ("AWS::CodeCommit::Repository", "RepositoryName"): 100, ("AWS::CodePipeline::Pipeline", "Name"): 100,
-    ("AWS::CodeBuild::Project", "Name"): 150, ("AWS::SageMaker::Pipeline", "PipelineName"): 256,
-    ("AWS::SageMaker::ModelPackageGroup", "ModelPackageGroupName"): 63, ("AWS::SageMaker::Endpoint", "EndpointName"): 63,
-    ("AWS::SageMaker::StudioLifecycleConfig", "StudioLifecycleConfigName"): 63, ("AWS::SageMaker::UserProfile", "UserProfileName"): 63,
-    ("AWS::SageMaker::Domain", "DomainName"): 63, ("AWS::SageMaker::CodeRepository", "CodeRepositoryName"): 63,
-    ("AWS::KMS::Alias", "AliasName"): 256, ("AWS::Logs::LogGroup", "LogGroupName"): 512, ("AWS::SSM::Parameter", "Name"): 1011,
-    ("AWS::Scheduler::Schedule", "Name"): 64, ("AWS::Events::Rule", "Name"): 64, ("AWS::SNS::Topic", "TopicName"): 256,
-    ("AWS::CodeArtifact::Domain", "DomainName"): 50, ("AWS::CodeArtifact::Repository", "RepositoryName"): 100,
-    ("AWS::CloudWatch::Alarm", "AlarmName"): 255, ("AWS::ServiceCatalog::CloudFormationProduct", "Name"): 8191,
-    ("AWS::ServiceCatalog::Portfolio", "DisplayName"): 100, ("AWS::Lambda::Function", "FunctionName"): 64,
-}  # fmt: skip
+    ("AWS::S3::Bucket", "BucketName"): 63,
+    ("AWS::ECR::Repository", "RepositoryName"): 256,
+    ("AWS::CodeCommit::Repository", "RepositoryName"): 100,
+    ("AWS::CodePipeline::Pipeline", "Name"): 100,
+    ("AWS::CodeBuild::Project", "Name"): 150,
+    ("AWS::SageMaker::Pipeline", "PipelineName"): 256,
+    ("AWS::SageMaker::ModelPackageGroup", "ModelPackageGroupName"): 63,
+    ("AWS::SageMaker::Endpoint", "EndpointName"): 63,
+    ("AWS::SageMaker::StudioLifecycleConfig", "StudioLifecycleConfigName"): 63,
+    ("AWS::SageMaker::UserProfile", "UserProfileName"): 63,
+    ("AWS::SageMaker::Domain", "DomainName"): 63,
+    ("AWS::SageMaker::CodeRepository", "CodeRepositoryName"): 63,
+    ("AWS::KMS::Alias", "AliasName"): 256,
+    ("AWS::Logs::LogGroup", "LogGroupName"): 512,
+    ("AWS::SSM::Parameter", "Name"): 1011,
+    ("AWS::Scheduler::Schedule", "Name"): 64,
+    ("AWS::Events::Rule", "Name"): 64,
+    ("AWS::SNS::Topic", "TopicName"): 256,
+    ("AWS::CodeArtifact::Domain", "DomainName"): 50,
+    ("AWS::CodeArtifact::Repository", "RepositoryName"): 100,
+    ("AWS::CloudWatch::Alarm", "AlarmName"): 255,
+    ("AWS::ServiceCatalog::CloudFormationProduct", "Name"): 8191,
+    ("AWS::ServiceCatalog::Portfolio", "DisplayName"): 100,
+    ("AWS::Lambda::Function", "FunctionName"): 64,
+}
 # boto3 client (or `aws` command) -> endpoint; what has none is never called from inside, or is global
 ENDPOINTS = {
-    "s3": "s3", "sagemaker": "sagemaker.api", "sagemaker-runtime": "sagemaker.runtime", "sts": "sts", "logs": "logs",
-    "cloudwatch": "monitoring", "kms": "kms", "ssm": "ssm", "ecr": "ecr.api", "codecommit": "codecommit",
-    "codeartifact": "codeartifact.api", "servicecatalog": "servicecatalog", "cloudformation": "cloudformation",
-    "codepipeline": "codepipeline", "codebuild": "codebuild", "events": "events", "sns": "sns", "secretsmanager": "secretsmanager",
-    "athena": "athena", "glue": "glue", "lambda": "lambda", "stepfunctions": "states", "scheduler": "scheduler", "s3api": "s3",
-    "sagemaker-featurestore-runtime": "sagemaker.featurestore-runtime", "sagemaker-metrics": "sagemaker.metrics",
-}  # fmt: skip
-IMPLIED = {"ecr.api": {"ecr.dkr"}, "codecommit": {"git-codecommit"}, "codeartifact.api": {"codeartifact.repositories", "sts"}}
+    "s3": "s3",
+    "sagemaker": "sagemaker.api",
+    "sagemaker-runtime": "sagemaker.runtime",
+    "sts": "sts",
+    "logs": "logs",
+    "cloudwatch": "monitoring",
+    "kms": "kms",
+    "ssm": "ssm",
+    "ecr": "ecr.api",
+    "codecommit": "codecommit",
+    "codeartifact": "codeartifact.api",
+    "servicecatalog": "servicecatalog",
+    "cloudformation": "cloudformation",
+    "codepipeline": "codepipeline",
+    "codebuild": "codebuild",
+    "events": "events",
+    "sns": "sns",
+    "secretsmanager": "secretsmanager",
+    "athena": "athena",
+    "glue": "glue",
+    "lambda": "lambda",
+    "stepfunctions": "states",
+    "scheduler": "scheduler",
+    "s3api": "s3",
+    "sagemaker-featurestore-runtime": "sagemaker.featurestore-runtime",
+    "sagemaker-metrics": "sagemaker.metrics",
+}
+IMPLIED = {
+    "ecr.api": {"ecr.dkr"},
+    "codecommit": {"git-codecommit"},
+    "codeartifact.api": {"codeartifact.repositories", "sts"},
+}
 
 
 def contract() -> dict[str, set[str]]:
@@ -88,7 +163,7 @@ def ssm_path(text: str) -> str:
 
 
 def ssm_faults(templates: Iterable[Template], root: Path, wanted: dict[str, set[str]]) -> Iterator[str]:
-    """Paths that are written twice, by the wrong template, not at all, or that are read and not in the contract."""
+    """Paths that are written twice, by the wrong template, not at all, or read and not in the contract."""
     templates = list(templates)
     writers: dict[str, list[str]] = {}
     for template in templates:
@@ -109,7 +184,11 @@ def ssm_faults(templates: Iterable[Template], root: Path, wanted: dict[str, set[
     for template in templates:
         for name, parameter in template.data.get("Parameters", {}).items():
             default = parameter.get("Default", "")
-            if parameter["Type"].startswith("AWS::SSM::Parameter::Value") and default and default not in by_path:
+            if (
+                parameter["Type"].startswith("AWS::SSM::Parameter::Value")
+                and default
+                and default not in by_path
+            ):
                 yield f"{template.path.name}: {name} reads {default}, which nobody writes"
 
 
@@ -119,7 +198,10 @@ def test_every_ssm_path_has_one_writer() -> None:
 
 def test_ssm_faults_are_found() -> None:
     root = FIXTURES / "ssm_contract"
-    wanted = {"1-infra.yaml": {"/mlops/infra/a", "/mlops/infra/b"}, "2-smproject.yaml": {"/mlops/projects/<id>/c"}}
+    wanted = {
+        "1-infra.yaml": {"/mlops/infra/a", "/mlops/infra/b"},
+        "2-smproject.yaml": {"/mlops/projects/<id>/c"},
+    }
     assert list(ssm_faults(map(Template, sorted(root.rglob("*.yaml"))), root, wanted)) == [
         "/mlops/infra/a is written 2 times",
         "/mlops/infra/x is written by 1-infra.yaml; the contract says nobody",
@@ -140,7 +222,11 @@ def mapping_faults(root: Path) -> Iterator[str]:
     wanted |= {f"{pascal(path.parent.name)}Function" for path in (root / "lambda").glob("*/index.py")}
     wanted |= {"Bucket", "Version", "ProjectTemplate", "ProjectTemplatePrefix", "UserTemplate", "SeedPrefix"}
     wanted |= {"PlatformArchive", "CfnArchive", "CicdArchive", "SeedcodeArchive"}
-    used = {str(node["Fn::FindInMap"][2]) for node in walk(entry.data) if isinstance(node, dict) and "Fn::FindInMap" in node}
+    used = {
+        str(node["Fn::FindInMap"][2])
+        for node in walk(entry.data)
+        if isinstance(node, dict) and "Fn::FindInMap" in node
+    }
     for name in sorted(declared - wanted):
         yield f"{name} is in the release mapping, but there is no such file"
     for name in sorted(wanted - declared):
@@ -179,7 +265,9 @@ def nested_faults(entry: Template) -> Iterator[str]:
                 yield f"{name} is not given {parameter}"
     for node in walk(entry.data):
         attribute = node.get("Fn::GetAtt") if isinstance(node, dict) else None
-        logical, _, output = (attribute if isinstance(attribute, str) else ".".join(attribute or [])).partition(".Outputs.")
+        logical, _, output = (
+            attribute if isinstance(attribute, str) else ".".join(attribute or [])
+        ).partition(".Outputs.")
         if output and logical in children and output not in children[logical].data.get("Outputs", {}):
             yield f"{logical} has no output {output}"
 
@@ -219,7 +307,9 @@ def longest(name: Any, template: Template) -> int:
         text, values = (sub, {}) if isinstance(sub, str) else sub
         fixed = re.sub(r"\$\{[^}]*\}", "", text)
         parts = re.findall(r"\$\{([^!}][^}]*)\}", text)
-        return len(fixed) + sum(longest(values[p], template) if p in values else part_length(p, template) for p in parts)
+        return len(fixed) + sum(
+            longest(values[p], template) if p in values else part_length(p, template) for p in parts
+        )
     if "Fn::Join" in name and isinstance(name["Fn::Join"][1], list):
         separator, parts = name["Fn::Join"]
         return sum(longest(part, template) for part in parts) + len(separator) * (len(parts) - 1)
@@ -275,7 +365,11 @@ def called_services(folders: Iterable[Path]) -> dict[str, str]:
 def offered_endpoints(template: Template) -> set[str]:
     """Endpoints that are always there (the optional ones have a condition)."""
     return {
-        re.sub(r"^(com\.amazonaws|aws\.sagemaker)\.\$\{AWS::Region\}\.", "", str(resource["Properties"]["ServiceName"]["Fn::Sub"]))
+        re.sub(
+            r"^(com\.amazonaws|aws\.sagemaker)\.\$\{AWS::Region\}\.",
+            "",
+            str(resource["Properties"]["ServiceName"]["Fn::Sub"]),
+        )
         for resource in template.resources.values()
         if resource["Type"] == "AWS::EC2::VPCEndpoint" and "Condition" not in resource
     }
@@ -308,14 +402,18 @@ def test_missing_endpoint_is_found() -> None:
 
 
 def test_deployed_stacks_use_names_that_the_cleanup_knows() -> None:
-    """The project cleanup deletes mlops-<id>-<stage> by name; the deploy pipeline must make them under that name."""
+    """The project cleanup deletes mlops-<id>-<stage>; the deploy pipeline must make them under that name."""
     source = (CFN / "lambda" / "project_cleanup" / "index.py").read_text()
-    known = set(re.findall(r'"(\w+)"', re.search(r"^STACKS = \((.*?)\)", source, re.M)[1]))
+    known = set(re.findall(r'"(\w+)"', re.search(r"^STACKS = \((.*?)\)", source, re.M | re.S)[1]))
     made = set()
     for path in TEMPLATES:
         for _, pipeline in Template(path).of_type("AWS::CodePipeline::Pipeline"):
             for node in walk(pipeline):
                 name = node.get("StackName") if isinstance(node, dict) else None
-                if isinstance(name, dict) and (match := re.fullmatch(r"mlops-\$\{(?:SageMaker)?ProjectId\}-(\w+)", str(name.get("Fn::Sub")))):
+                if isinstance(name, dict) and (
+                    match := re.fullmatch(
+                        r"mlops-\$\{(?:SageMaker)?ProjectId\}-(\w+)", str(name.get("Fn::Sub"))
+                    )
+                ):
                     made.add(match[1])
     assert made <= known

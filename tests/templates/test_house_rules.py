@@ -29,7 +29,10 @@ def name_of(path: Path) -> str:
 
 
 def findings(path: Path) -> list[str]:
-    return [f"line {match.linenumber}: {match.rule.id} {match.message}" for match in lint(path.read_text(), config=STRICT)]
+    return [
+        f"line {match.linenumber}: {match.rule.id} {match.message}"
+        for match in lint(path.read_text(), config=STRICT)
+    ]
 
 
 @pytest.fixture(params=TEMPLATES, ids=name_of)
@@ -55,7 +58,7 @@ def test_suppressions_have_reasons(template: Template) -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_rule_finds_its_fixture(rule: Rule) -> None:
-    """The first lines of a fixture say what the rule must find: '# expect: <sentence>', one line a finding."""
+    """A fixture's first lines say what the rule must find: '# expect: <sentence>', one line a finding."""
     folder = FIXTURES / rule.__name__
     paths = sorted(folder.glob("*.yaml")) if folder.is_dir() else [folder.with_suffix(".yaml")]
     for path in paths:
@@ -67,7 +70,11 @@ def test_rule_finds_its_fixture(rule: Rule) -> None:
 
 @pytest.mark.parametrize("path", sorted((FIXTURES / "cfn_lint").glob("*.yaml")), ids=lambda path: path.stem)
 def test_cfn_lint_finds_its_fixture(path: Path) -> None:
-    expected = [line.removeprefix("# expect: ") for line in path.read_text().splitlines() if line.startswith("# expect: ")]
+    expected = [
+        line.removeprefix("# expect: ")
+        for line in path.read_text().splitlines()
+        if line.startswith("# expect: ")
+    ]
     found = findings(path)
     assert len(found) == len(expected)
     assert all(text in line for text, line in zip(expected, found, strict=True)), found

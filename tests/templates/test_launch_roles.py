@@ -1,7 +1,8 @@
 """Each launch role may do what CloudFormation does for the resources of its templates.
 
-What CloudFormation calls is in the registry's schemas (handlers.<verb>.permissions), which cfn-lint ships. They list every call that a type
-can ever need; NOT_NEEDED names those that depend on a property which our resources do not set, and fails when one does.
+What CloudFormation calls is in the registry's schemas (handlers.<verb>.permissions), which cfn-lint ships.
+They list every call that a type can ever need; NOT_NEEDED names those that depend on a property which our
+resources do not set, and fails when one does.
 """
 
 from __future__ import annotations
@@ -18,24 +19,40 @@ from house_rules import CFN, Template, as_list, branches, plain
 
 FIXTURES = Path(__file__).parent / "fixtures"
 VERBS = ("create", "read", "update", "delete")
-# without network and keys: they are made at launch, by an administrator; the deploy role may change them but not make or end them
-INFRA = ["1-infra.yaml", *(f"infra/{name}.yaml" for name in ("storage", "packages", "studio", "catalog", "source", "functions", "identity"))]
+# without network and keys: an administrator makes them at launch; the deploy role may only change them
+INFRA = [
+    "1-infra.yaml",
+    *(
+        f"infra/{name}.yaml"
+        for name in ("storage", "packages", "studio", "catalog", "source", "functions", "identity")
+    ),
+]
 LAUNCHES = {
-    "project": ("ProjectLaunchRole", ["2-smproject.yaml", *sorted(f"project/{p.name}" for p in (CFN / "project").glob("*.yaml"))]),
+    "project": (
+        "ProjectLaunchRole",
+        ["2-smproject.yaml", *sorted(f"project/{p.name}" for p in (CFN / "project").glob("*.yaml"))],
+    ),
     "user": ("UserLaunchRole", ["3-user.yaml"]),
     "platform": ("PlatformDeployRole", INFRA),
 }
-# regular expression of "<type> <action>" -> property that would make the call happen; '' = never for this platform, with the reason
+# regular expression of "<type> <action>" -> property that brings the call; '' = never, with the reason
 NOT_NEEDED = {
-    r"S3::Bucket s3tables:": "MetadataTableConfiguration", r"S3::Bucket s3:.*Metadata.*Configuration": "MetadataConfiguration",
-    r"S3::Bucket s3:.*Analytics": "AnalyticsConfigurations", r"S3::Bucket s3:.*Inventory": "InventoryConfigurations",
-    r"S3::Bucket s3:.*Metrics": "MetricsConfigurations", r"S3::Bucket s3:.*Accelerate": "AccelerateConfiguration",
-    r"S3::Bucket s3:.*Replication": "ReplicationConfiguration", r"S3::Bucket s3:.*ObjectLock": "ObjectLockConfiguration",
-    r"S3::Bucket s3:.*IntelligentTiering": "IntelligentTieringConfigurations", r"S3::Bucket s3:.*Website": "WebsiteConfiguration",
-    r"S3::Bucket s3:.*Cors": "CorsConfiguration", r"S3::Bucket s3:PutObjectAcl": "AccessControl",
+    r"S3::Bucket s3tables:": "MetadataTableConfiguration",
+    r"S3::Bucket s3:.*Metadata.*Configuration": "MetadataConfiguration",
+    r"S3::Bucket s3:.*Analytics": "AnalyticsConfigurations",
+    r"S3::Bucket s3:.*Inventory": "InventoryConfigurations",
+    r"S3::Bucket s3:.*Metrics": "MetricsConfigurations",
+    r"S3::Bucket s3:.*Accelerate": "AccelerateConfiguration",
+    r"S3::Bucket s3:.*Replication": "ReplicationConfiguration",
+    r"S3::Bucket s3:.*ObjectLock": "ObjectLockConfiguration",
+    r"S3::Bucket s3:.*IntelligentTiering": "IntelligentTieringConfigurations",
+    r"S3::Bucket s3:.*Website": "WebsiteConfiguration",
+    r"S3::Bucket s3:.*Cors": "CorsConfiguration",
+    r"S3::Bucket s3:PutObjectAcl": "AccessControl",
     r"S3::Bucket s3:DeleteObject": "",  # a bucket is never emptied by CloudFormation
     r"S3::Bucket s3:DeleteBucket(Encryption|Lifecycle)": "",  # no IAM actions: Put…Configuration covers them
-    r"Logs::LogGroup .*(DataProtectionPolicy|IndexPolicy|ResourcePolicy|BearerToken|DeletionProtection|TagDeliveryStream)": "DataProtectionPolicy",
+    r"Logs::LogGroup .*(DataProtectionPolicy|IndexPolicy|ResourcePolicy)": "DataProtectionPolicy",
+    r"Logs::LogGroup .*(BearerToken|DeletionProtection|TagDeliveryStream)": "DataProtectionPolicy",
     r"Logs::LogGroup (s3:REST.PUT.OBJECT|logs:CreateLogDelivery)": "DataProtectionPolicy",
     r"SNS::Topic sns:PutDataProtectionPolicy": "DataProtectionPolicy",
     r"CodePipeline::Pipeline codepipeline:(Disable|Enable)StageTransition": "DisableInboundStageTransitions",
@@ -43,24 +60,31 @@ NOT_NEEDED = {
     r"CodePipeline::Pipeline codestar-connections:": "Triggers",
     r"ServiceCatalog::CloudFormationProduct codestar-connections:": "SourceConnection",
     r"ServiceCatalog::CloudFormationProduct .*ServiceAction": "",  # we associate none
-    r"IAM::(ManagedPolicy|Policy) iam:\w+User\w*Policy|IAM::(ManagedPolicy|Policy) iam:(Get|Put|Delete|Attach|Detach)UserPolicy": "Users",
+    r"IAM::(ManagedPolicy|Policy) iam:\w+UserPolicy": "Users",
     r"IAM::(ManagedPolicy|Policy) iam:\w*Group\w*": "Groups",
     r"IAM::Role iam:DeleteRolePermissionsBoundary": "",  # every role has one, and keeps it
     r"IAM::ManagedPolicy iam:DetachRolePolicy": "",  # checked with the roles
-    r"CloudFormation::Stack cloudformation:(UpdateTerminationProtection|[GS]etStackPolicy)": "",  # nested stacks have neither
-    r"SageMaker::(Domain|UserProfile) sagemaker:DescribeImage": "CustomImages", r"SageMaker::Domain sagemaker:\w+App": "",
-    r"SageMaker::Domain efs:": "", r"SageMaker::\w+ (sso|identitystore):": "SingleSignOnUserValue",
-    r"SageMaker::Domain iam:CreateServiceLinkedRole": "",  # made at the first launch, which an administrator does
+    # nested stacks have neither
+    r"CloudFormation::Stack cloudformation:(UpdateTerminationProtection|[GS]etStackPolicy)": "",
+    r"SageMaker::(Domain|UserProfile) sagemaker:DescribeImage": "CustomImages",
+    r"SageMaker::Domain sagemaker:\w+App": "",
+    r"SageMaker::Domain efs:": "",
+    r"SageMaker::\w+ (sso|identitystore):": "SingleSignOnUserValue",
+    r"SageMaker::Domain iam:CreateServiceLinkedRole": "",  # an administrator makes it at launch
     r"CodeCommit::Repository codecommit:UpdateRepositoryName": "",  # names are fixed by contract
     r"ServiceCatalog::PortfolioPrincipalAssociation iam:Get(User|Group)": "",  # our principals are roles
-    r"Lambda::Function lambda:\w*Concurrency": "ReservedConcurrentExecutions", r"Lambda::Function \w+:\w*MountTargets": "FileSystemConfigs",
-    r"Lambda::Function lambda:\w*CodeSigning\w*": "CodeSigningConfigArn", r"Lambda::Function lambda:GetLayerVersion": "Layers",
-    r"Lambda::Function lambda:\w*RuntimeManagement\w*|Lambda::Function lambda:AssociateRuntimeAlias": "RuntimeManagementConfig",
-    r"Lambda::Function lambda:PutFunctionRecursionConfig": "RecursiveLoop", r"Lambda::Function lambda:PutFunctionScaling": "FunctionScalingConfig",
-    r"Lambda::Function lambda:PassCapacityProvider": "CapacityProviderConfig", r"Lambda::Function lambda:PublishVersion": "",
+    r"Lambda::Function lambda:\w*Concurrency": "ReservedConcurrentExecutions",
+    r"Lambda::Function \w+:\w*MountTargets": "FileSystemConfigs",
+    r"Lambda::Function lambda:\w*CodeSigning\w*": "CodeSigningConfigArn",
+    r"Lambda::Function lambda:GetLayerVersion": "Layers",
+    r"Lambda::Function lambda:(\w*RuntimeManagement|AssociateRuntimeAlias)": "RuntimeManagementConfig",
+    r"Lambda::Function lambda:PutFunctionRecursionConfig": "RecursiveLoop",
+    r"Lambda::Function lambda:PutFunctionScaling": "FunctionScalingConfig",
+    r"Lambda::Function lambda:PassCapacityProvider": "CapacityProviderConfig",
+    r"Lambda::Function lambda:PublishVersion": "",
     # What the platform's own deploy role is not given on purpose: these are made at launch and kept.
     r"(S3::Bucket|KMS::Key) (s3:(Create|Delete)Bucket|kms:(CreateKey|ScheduleKeyDeletion))$": "platform only",
-}  # fmt: skip
+}
 # ARN of a resource with a name of its own (name property; <n> is the name)
 NAMED = {
     "AWS::S3::Bucket": ("BucketName", "arn:aws:s3:::<n>"),
@@ -68,11 +92,17 @@ NAMED = {
     "AWS::CodeCommit::Repository": ("RepositoryName", "arn:aws:codecommit:R:A:<n>"),
     "AWS::CodePipeline::Pipeline": ("Name", "arn:aws:codepipeline:R:A:<n>"),
     "AWS::CodeBuild::Project": ("Name", "arn:aws:codebuild:R:A:project/<n>"),
-    "AWS::SageMaker::ModelPackageGroup": ("ModelPackageGroupName", "arn:aws:sagemaker:R:A:model-package-group/<n>"),
-    "AWS::SageMaker::StudioLifecycleConfig": ("StudioLifecycleConfigName", "arn:aws:sagemaker:R:A:studio-lifecycle-config/<n>"),
+    "AWS::SageMaker::ModelPackageGroup": (
+        "ModelPackageGroupName",
+        "arn:aws:sagemaker:R:A:model-package-group/<n>",
+    ),
+    "AWS::SageMaker::StudioLifecycleConfig": (
+        "StudioLifecycleConfigName",
+        "arn:aws:sagemaker:R:A:studio-lifecycle-config/<n>",
+    ),
     "AWS::SSM::Parameter": ("Name", "arn:aws:ssm:R:A:parameter<n>"),
     "AWS::Logs::LogGroup": ("LogGroupName", "arn:aws:logs:R:A:log-group:<n>"),
-}  # fmt: skip
+}
 REGION, ACCOUNT = "ap-southeast-1", "123456789012"
 
 
@@ -92,7 +122,9 @@ def grants_of(role: str, identity: Template) -> list[Grant]:
         for statement in branches(identity.resources[name]["Properties"]["PolicyDocument"]["Statement"]):
             if statement["Effect"] == "Allow":
                 patterns = [plain(resource) for resource in as_list(statement["Resource"])]
-                found += [Grant(str(a), pattern) for a in as_list(statement["Action"]) for pattern in patterns]
+                found += [
+                    Grant(str(a), pattern) for a in as_list(statement["Action"]) for pattern in patterns
+                ]
     return found
 
 
@@ -101,7 +133,12 @@ def sample(name: object) -> str:
     text = plain(name, 3)
     sub = name.get("Fn::Sub") if isinstance(name, dict) else None
     if isinstance(sub, str):
-        known = {"SageMakerProjectId": "p-abcdefghijkl", "ProjectId": "p-abcdefghijkl", "AWS::AccountId": ACCOUNT, "AWS::Region": REGION}
+        known = {
+            "SageMakerProjectId": "p-abcdefghijkl",
+            "ProjectId": "p-abcdefghijkl",
+            "AWS::AccountId": ACCOUNT,
+            "AWS::Region": REGION,
+        }
         text = re.sub(r"\$\{([^}]+)\}", lambda match: known.get(match[1], "xyz"), sub)
     elif isinstance(name, dict) and "Fn::Join" in name:
         text = "mlops-p-abcdefghijkl-1-0-0"
@@ -118,11 +155,25 @@ def calls_of(templates: Iterable[Template], platform: bool) -> Iterator[tuple[st
                 continue
             arn = ""
             if kind in NAMED and NAMED[kind][0] in properties:
-                arn = NAMED[kind][1].replace("<n>", sample(properties[NAMED[kind][0]])).replace(":R:A:", f":{REGION}:{ACCOUNT}:")
-            handlers = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", kind).schema.get("handlers", {})
-            for action in sorted({a for verb in VERBS for a in handlers.get(verb, {}).get("permissions", [])}):
-                reason = next((p for rule, p in NOT_NEEDED.items() if re.search(rule, f"{kind[5:]} {action}")), None)
-                if reason is not None and reason not in properties and (reason != "platform only" or platform):
+                arn = (
+                    NAMED[kind][1]
+                    .replace("<n>", sample(properties[NAMED[kind][0]]))
+                    .replace(":R:A:", f":{REGION}:{ACCOUNT}:")
+                )
+            handlers = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", kind).schema.get(
+                "handlers", {}
+            )
+            for action in sorted(
+                {a for verb in VERBS for a in handlers.get(verb, {}).get("permissions", [])}
+            ):
+                reason = next(
+                    (p for rule, p in NOT_NEEDED.items() if re.search(rule, f"{kind[5:]} {action}")), None
+                )
+                if (
+                    reason is not None
+                    and reason not in properties
+                    and (reason != "platform only" or platform)
+                ):
                     continue
                 yield kind, action, arn
 
@@ -135,7 +186,11 @@ def missing(grants: list[Grant], calls: Iterable[tuple[str, str, str]]) -> set[s
         if not allowed:
             found.add(f"{kind} {action}")
         # only calls of the type's own service are made on the resource itself
-        elif arn and action.split(":")[0] == arn.split(":")[2] and not any(fnmatch.fnmatchcase(arn, g.resource) for g in allowed):
+        elif (
+            arn
+            and action.split(":")[0] == arn.split(":")[2]
+            and not any(fnmatch.fnmatchcase(arn, g.resource) for g in allowed)
+        ):
             found.add(f"{kind} {action} on {arn}")
     return found
 
@@ -150,7 +205,7 @@ def test_launch_role_suffices(launch: str) -> None:
 
 @pytest.mark.parametrize("launch", ["project", "user"])
 def test_launch_roles_cannot_touch_the_platform(launch: str) -> None:
-    """What is the platform's own is out of reach, so that a product cannot rewrite what all projects stand on."""
+    """The platform's own is out of reach: a product cannot rewrite what all projects stand on."""
     grants = grants_of(LAUNCHES[launch][0], Template(CFN / "infra" / "identity.yaml"))
     own = [
         ("iam:PutRolePolicy", f"arn:aws:iam::{ACCOUNT}:role/mlops/platform/x"),
@@ -172,9 +227,12 @@ def test_launch_roles_cannot_touch_the_platform(launch: str) -> None:
 
 def test_missing_rights_are_found() -> None:
     identity = Template(FIXTURES / "launch_role" / "identity.yaml")
-    found = missing(grants_of("Role", identity), calls_of([Template(FIXTURES / "launch_role" / "product.yaml")], False))
+    found = missing(
+        grants_of("Role", identity), calls_of([Template(FIXTURES / "launch_role" / "product.yaml")], False)
+    )
     assert "AWS::ECR::Repository ecr:CreateRepository" in found, "an action that is not granted"
-    wrong = "AWS::CodeCommit::Repository codecommit:CreateRepository on arn:aws:codecommit:ap-southeast-1:123456789012:other-xyz"
+    create = "AWS::CodeCommit::Repository codecommit:CreateRepository"
+    wrong = f"{create} on arn:aws:codecommit:{REGION}:{ACCOUNT}:other-xyz"
     assert wrong in found, "an action that is granted on other names"
     assert "AWS::S3::Bucket s3:PutReplicationConfiguration" in found, "a property that brings further calls"
     assert "AWS::S3::Bucket s3:PutMetricsConfiguration" not in found

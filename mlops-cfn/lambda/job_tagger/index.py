@@ -1,8 +1,8 @@
-"""Tags every SageMaker job with its project, owner and cost centre (flow D, called by EventBridge on a job's state change).
+"""Tags every SageMaker job with its project, owner and cost centre (flow D, called by EventBridge).
 
-A job started by Studio, a pipeline, CodeBuild or by hand runs under a role of its project, so the project is read from the
-job's own tags or from its role's. Events come at least once and in any order: only tags that are missing are added, and a tag that
-is there is never changed.
+A job started by Studio, a pipeline, CodeBuild or by hand runs under a role of its project, so the project is
+read from the job's own tags or from its role's. Events come at least once and in any order: only tags that
+are missing are added, and a tag that is there is never changed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def on_event(event: dict[str, Any], sagemaker: Any, iam: Any, ssm: Any) -> list[
     wanted |= facts_of(project, ssm)
     missing = {key: value for key, value in wanted.items() if key not in present}
     if missing:
-        sagemaker.add_tags(ResourceArn=job, Tags=[{"Key": key, "Value": value} for key, value in missing.items()])
+        sagemaker.add_tags(
+            ResourceArn=job, Tags=[{"Key": key, "Value": value} for key, value in missing.items()]
+        )
         logger.info("%s: added %s", job, ", ".join(sorted(missing)))
     return sorted(missing)
 
@@ -77,7 +79,9 @@ def facts_of(project: str, ssm: Any) -> dict[str, str]:
     """What the project's SSM parameters say of name, cost centre and owner; a missing one is left out."""
     prefix = f"/mlops/projects/{project}/"
     answer = ssm.get_parameters(Names=[prefix + key for key in FACTS])
-    values = {parameter["Name"].removeprefix(prefix): parameter["Value"] for parameter in answer["Parameters"]}
+    values = {
+        parameter["Name"].removeprefix(prefix): parameter["Value"] for parameter in answer["Parameters"]
+    }
     return {tag: values[key] for key, tag in FACTS.items() if values.get(key)}
 
 

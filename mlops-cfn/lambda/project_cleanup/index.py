@@ -1,7 +1,8 @@
-"""Custom::ProjectCleanup: removes what a project's pipelines made outside its stack (flow B, called by 2-smproject.yaml).
+"""Custom::ProjectCleanup: removes what a project made outside its stack (flow B, 2-smproject.yaml).
 
-Properties: ProjectId; ModelPackageGroupName and BucketName are optional, and what is named there is emptied too.
-On Delete the deployed stacks go first (they use the project's roles, key and topic), then pipelines, versions, objects.
+Properties: ProjectId; ModelPackageGroupName and BucketName are optional, and what they name is emptied too.
+On Delete the deployed stacks go first (they use the project's roles, key and topic), then pipelines,
+versions, objects.
 """
 
 from __future__ import annotations
@@ -21,9 +22,16 @@ logger.setLevel(logging.INFO)
 
 POLL_SECONDS = 2
 ANSWER_SECONDS = 20  # kept back from Lambda's time limit for the answer
-STACKS = ("monitoring", "production", "staging")  # monitoring watches the production endpoint, so it goes first
+# monitoring watches the production endpoint, so it goes first
+STACKS = ("monitoring", "production", "staging")
 PIPELINES = ("", "-experimental")
-GONE = ("ValidationError", "ValidationException", "ResourceNotFound", "ResourceNotFoundException", "NoSuchBucket")
+GONE = {
+    "ValidationError",
+    "ValidationException",
+    "ResourceNotFound",
+    "ResourceNotFoundException",
+    "NoSuchBucket",
+}
 
 
 class StillThere(TimeoutError):
@@ -68,7 +76,9 @@ def delete_stack(
             if stack["StackStatus"] == "DELETE_COMPLETE":
                 return
             if stack["StackStatus"] == "DELETE_FAILED":
-                raise StillThere(f"stack {name} could not be deleted: {stack.get('StackStatusReason', 'see its events')}")
+                raise StillThere(
+                    f"stack {name} could not be deleted: {stack.get('StackStatusReason', 'see its events')}"
+                )
             _rest(f"stack {name} is still being deleted", seconds_left, sleep)
     except ClientError as error:
         _pass_if_gone(error, name)
@@ -120,7 +130,9 @@ def empty_bucket(bucket: str, s3: Any) -> None:
                 objects = [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in found]
                 answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
                 if errors := answer.get("Errors"):
-                    raise StillThere(f"{bucket}/{errors[0]['Key']}: {errors[0]['Message']} ({len(errors)} objects)")
+                    raise StillThere(
+                        f"{bucket}/{errors[0]['Key']}: {errors[0]['Message']} ({len(errors)} objects)"
+                    )
         logger.info("emptied bucket %s", bucket)
     except ClientError as error:
         _pass_if_gone(error, bucket)
@@ -134,7 +146,9 @@ def _rest(what: str, seconds_left: Callable[[], float], sleep: Callable[[float],
 
 def _pass_if_gone(error: ClientError, name: str) -> None:
     detail = error.response["Error"]
-    if detail["Code"] not in GONE or not ("exist" in detail["Message"].lower() or "NotFound" in detail["Code"]):
+    if detail["Code"] not in GONE or not (
+        "exist" in detail["Message"].lower() or "NotFound" in detail["Code"]
+    ):
         raise error
     logger.info("%s is gone already", name)
 

@@ -1,8 +1,9 @@
-"""Custom::StudioCleanup: removes apps and spaces that people made by hand, before CloudFormation deletes their owner.
+"""Custom::StudioCleanup: removes apps and spaces that people made, before CloudFormation deletes their owner.
 
-Flow A: infra/studio.yaml, for the whole domain (DomainId). Flow C: 3-user.yaml, for one profile (DomainId and UserProfileName).
-CloudFormation knows nothing of these apps and spaces, and SageMaker refuses to delete a profile or domain that has some. The
-domain is not cleared while a project still has users in it: those are deleted by their own stacks, or not at all.
+Flow A: infra/studio.yaml, for the whole domain (DomainId). Flow C: 3-user.yaml, for one profile (DomainId and
+UserProfileName). CloudFormation knows nothing of these apps and spaces, and SageMaker refuses to delete a
+profile or domain that has some. The domain is not cleared while a project still has users in it: those are
+deleted by their own stacks, or not at all.
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ def _refuse_while_projects_have_users(sagemaker: Any, domain: str) -> None:
         arn = sagemaker.describe_user_profile(DomainId=domain, UserProfileName=name)["UserProfileArn"]
         tags = {tag["Key"]: tag["Value"] for tag in _pages(sagemaker, "list_tags", "Tags", ResourceArn=arn)}
         if project := tags.get("sagemaker:project-id"):
-            raise ProjectHasUsers(f"profile {name} belongs to project {project}; delete the users and projects first")
+            raise ProjectHasUsers(
+                f"profile {name} belongs to project {project}; delete the users and projects first"
+            )
 
 
 def _profiles(sagemaker: Any, domain: str) -> list[str]:
@@ -109,7 +112,9 @@ def _spaces(sagemaker: Any, domain: str, profile: str) -> list[str]:
         owner = space.get("OwnershipSettingsSummary", {}).get("OwnerUserProfileName")
         return profile in ("*", owner)
 
-    return [s["SpaceName"] for s in _pages(sagemaker, "list_spaces", "Spaces", DomainIdEquals=domain) if owned(s)]
+    return [
+        s["SpaceName"] for s in _pages(sagemaker, "list_spaces", "Spaces", DomainIdEquals=domain) if owned(s)
+    ]
 
 
 def _pages(sagemaker: Any, operation: str, key: str, **arguments: str) -> Iterator[dict[str, Any]]:
@@ -118,11 +123,16 @@ def _pages(sagemaker: Any, operation: str, key: str, **arguments: str) -> Iterat
 
 
 def _wait(
-    left: Callable[[], list[str]], kind: str, sleep: Callable[[float], None], seconds_left: Callable[[], float]
+    left: Callable[[], list[str]],
+    kind: str,
+    sleep: Callable[[float], None],
+    seconds_left: Callable[[], float],
 ) -> None:
     while names := left():
         if seconds_left() < ANSWER_SECONDS + POLL_SECONDS:
-            raise StillThere(f"{kind} {', '.join(names)} are still being deleted; delete the stack again in a few minutes")
+            raise StillThere(
+                f"{kind} {', '.join(names)} are still being deleted; delete the stack again in a few minutes"
+            )
         sleep(POLL_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""Loads the functions of mlops-cfn/lambda, each from its own folder, and gives them clients that reach nothing."""
+"""Loads the functions of mlops-cfn/lambda, each from its folder; gives them stubbed clients."""
 
 from __future__ import annotations
 

@@ -51,7 +51,9 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", CUSTOM_RESOURCES)
-def test_success_is_answered_once(name: str, load: Callable, event: Callable, answers: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_success_is_answered_once(
+    name: str, load: Callable, event: Callable, answers: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = load(name)
     monkeypatch.setattr(module, "on_event", lambda *_: ("id-1", {"Key": "value"}))
     module.handler(event("Create"), Context())
@@ -69,9 +71,17 @@ def test_success_is_answered_once(name: str, load: Callable, event: Callable, an
 
 
 @pytest.mark.parametrize("name", CUSTOM_RESOURCES)
-@pytest.mark.parametrize(("physical", "expected"), [(None, "r-1"), ("old-id", "old-id")], ids=["create", "delete"])
+@pytest.mark.parametrize(
+    ("physical", "expected"), [(None, "r-1"), ("old-id", "old-id")], ids=["create", "delete"]
+)
 def test_failure_is_answered_once(
-    name: str, physical: str | None, expected: str, load: Callable, event: Callable, answers: list, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    physical: str | None,
+    expected: str,
+    load: Callable,
+    event: Callable,
+    answers: list,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: Any) -> None:
         raise LookupError("no such thing" + "!" * 5000)
@@ -94,7 +104,12 @@ def test_missing_properties_are_answered(name: str, load: Callable, event: Calla
 
 @pytest.mark.parametrize("name", CUSTOM_RESOURCES)
 def test_log_holds_neither_signature_nor_properties(
-    name: str, load: Callable, event: Callable, answers: list, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    name: str,
+    load: Callable,
+    event: Callable,
+    answers: list,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     module = load(name)
     monkeypatch.setattr(module, "on_event", lambda *_: ("id-1", {}))
@@ -107,7 +122,10 @@ def test_log_holds_neither_signature_nor_properties(
 
 def test_the_way_to_answer_is_the_same_everywhere() -> None:
     """Each function is packaged alone, so the dozen lines are repeated; they must not drift apart."""
-    bodies = {re.search(r"^def send\(.*", (LAMBDA / name / "index.py").read_text(), re.S | re.M)[0] for name in CUSTOM_RESOURCES}
+    bodies = {
+        re.search(r"^def send\(.*", (LAMBDA / name / "index.py").read_text(), re.S | re.M)[0]
+        for name in CUSTOM_RESOURCES
+    }
     assert len(bodies) == 1
 
 
@@ -116,11 +134,23 @@ def test_only_the_standard_library_and_boto3(path: Path) -> None:
     tree = ast.parse(path.read_text())
     imported = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {(n.module or "").split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert imported <= {"__future__", "boto3", "botocore", "collections", "json", "logging", "time", "typing", "urllib"}
+    assert imported <= {
+        "__future__",
+        "boto3",
+        "botocore",
+        "collections",
+        "json",
+        "logging",
+        "time",
+        "typing",
+        "urllib",
+    }
 
 
 def module_level_clients(module: ModuleType) -> list[str]:
-    return [name for name, value in vars(module).items() if type(value).__module__.startswith("botocore.client")]
+    return [
+        name for name, value in vars(module).items() if type(value).__module__.startswith("botocore.client")
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(p.parent.name for p in LAMBDA.glob("*/index.py")))

@@ -16,12 +16,20 @@ ROLE_TAGS = [
     {"Key": "unrelated", "Value": "x"},
 ]
 FACTS = {"project-name": "churn", "cost-center": "CC1", "owner-email": "ann@example.com"}
-ALL = {"sagemaker:project-id": "p-1", "sagemaker:project-name": "churn", "mlops:cost-center": "CC1", "mlops:owner": "ann@example.com"}
+ALL = {
+    "sagemaker:project-id": "p-1",
+    "sagemaker:project-name": "churn",
+    "mlops:cost-center": "CC1",
+    "mlops:owner": "ann@example.com",
+}
 
 JOBS = {
     "training": {"TrainingJobArn": f"{ACCOUNT}:training-job/j", "RoleArn": ROLE},
     "processing": {"ProcessingJobArn": f"{ACCOUNT}:processing-job/j", "RoleArn": ROLE},
-    "tuning": {"HyperParameterTuningJobArn": f"{ACCOUNT}:hyper-parameter-tuning-job/j", "TrainingJobDefinition": {"RoleArn": ROLE}},
+    "tuning": {
+        "HyperParameterTuningJobArn": f"{ACCOUNT}:hyper-parameter-tuning-job/j",
+        "TrainingJobDefinition": {"RoleArn": ROLE},
+    },
     "transform": {"TransformJobArn": f"{ACCOUNT}:transform-job/j", "ModelName": "m"},
 }
 
@@ -31,7 +39,9 @@ def tags(values: dict[str, str]) -> list[dict[str, str]]:
 
 
 def parameters(facts: dict[str, str]) -> dict[str, Any]:
-    return {"Parameters": [{"Name": f"/mlops/projects/p-1/{key}", "Value": value} for key, value in facts.items()]}
+    return {
+        "Parameters": [{"Name": f"/mlops/projects/p-1/{key}", "Value": value} for key, value in facts.items()]
+    }
 
 
 def ask_facts(ssm: Any, facts: dict[str, str] = FACTS) -> None:
@@ -47,7 +57,11 @@ def test_job_gets_the_tags_of_its_role(kind: str, load: Callable, stub: Callable
     detail, sagemaker, iam, ssm = JOBS[kind], stub("sagemaker"), stub("iam"), stub("ssm")
     sagemaker.expect("list_tags", {"Tags": []}, ResourceArn=arn_of(detail))
     if kind == "transform":
-        sagemaker.expect("describe_model", {"ModelName": "m", "ExecutionRoleArn": ROLE, "CreationTime": 0, "ModelArn": ROLE}, ModelName="m")
+        sagemaker.expect(
+            "describe_model",
+            {"ModelName": "m", "ExecutionRoleArn": ROLE, "CreationTime": 0, "ModelArn": ROLE},
+            ModelName="m",
+        )
     iam.expect("list_role_tags", {"Tags": ROLE_TAGS}, RoleName="jobs-of-p-1")
     ask_facts(ssm)
     sagemaker.expect("add_tags", {"Tags": []}, ResourceArn=arn_of(detail), Tags=tags(ALL))
@@ -59,7 +73,10 @@ def test_second_event_adds_nothing(load: Callable, stub: Callable) -> None:
     detail, sagemaker, ssm = JOBS["training"], stub("sagemaker"), stub("ssm")
     sagemaker.expect("list_tags", {"Tags": tags(ALL)}, ResourceArn=arn_of(detail))
     ask_facts(ssm)
-    assert load("job_tagger").on_event({"detail": detail}, sagemaker.client, stub("iam").client, ssm.client) == []
+    assert (
+        load("job_tagger").on_event({"detail": detail}, sagemaker.client, stub("iam").client, ssm.client)
+        == []
+    )
 
 
 def test_tag_that_is_there_is_not_changed(load: Callable, stub: Callable) -> None:
@@ -69,7 +86,9 @@ def test_tag_that_is_there_is_not_changed(load: Callable, stub: Callable) -> Non
     ask_facts(ssm)
     wanted = {key: ALL[key] for key in ("sagemaker:project-name", "mlops:owner")}
     sagemaker.expect("add_tags", {"Tags": []}, ResourceArn=arn_of(detail), Tags=tags(wanted))
-    assert load("job_tagger").on_event({"detail": detail}, sagemaker.client, stub("iam").client, ssm.client) == sorted(wanted)
+    assert load("job_tagger").on_event(
+        {"detail": detail}, sagemaker.client, stub("iam").client, ssm.client
+    ) == sorted(wanted)
 
 
 def test_project_without_parameters_gives_what_the_role_says(load: Callable, stub: Callable) -> None:
@@ -77,7 +96,9 @@ def test_project_without_parameters_gives_what_the_role_says(load: Callable, stu
     sagemaker.expect("list_tags", {"Tags": []}, ResourceArn=arn_of(detail))
     iam.expect("list_role_tags", {"Tags": ROLE_TAGS}, RoleName="jobs-of-p-1")
     ask_facts(ssm, {})
-    wanted = {key: ALL[key] for key in ("sagemaker:project-id", "sagemaker:project-name", "mlops:cost-center")}
+    wanted = {
+        key: ALL[key] for key in ("sagemaker:project-id", "sagemaker:project-name", "mlops:cost-center")
+    }
     sagemaker.expect("add_tags", {"Tags": []}, ResourceArn=arn_of(detail), Tags=tags(wanted))
     load("job_tagger").on_event({"detail": detail}, sagemaker.client, iam.client, ssm.client)
 
@@ -90,23 +111,35 @@ def test_job_of_no_project_is_left_alone(known: str, load: Callable, stub: Calla
         iam.expect("list_role_tags", {"Tags": []}, RoleName="jobs-of-p-1")
     else:
         iam.fail("list_role_tags", "NoSuchEntity", "gone", RoleName="jobs-of-p-1")
-    assert load("job_tagger").on_event({"detail": detail}, sagemaker.client, iam.client, stub("ssm").client) == []
+    assert (
+        load("job_tagger").on_event({"detail": detail}, sagemaker.client, iam.client, stub("ssm").client)
+        == []
+    )
 
 
 def test_transform_of_a_deleted_model_is_left_alone(load: Callable, stub: Callable) -> None:
     detail, sagemaker = JOBS["transform"], stub("sagemaker")
     sagemaker.expect("list_tags", {"Tags": []}, ResourceArn=arn_of(detail))
     sagemaker.fail("describe_model", "ValidationException", "Could not find model", ModelName="m")
-    assert load("job_tagger").on_event({"detail": detail}, sagemaker.client, stub("iam").client, stub("ssm").client) == []
+    assert (
+        load("job_tagger").on_event(
+            {"detail": detail}, sagemaker.client, stub("iam").client, stub("ssm").client
+        )
+        == []
+    )
 
 
 def test_event_without_a_job_is_left_alone(load: Callable, stub: Callable) -> None:
     event = {"detail-type": "SageMaker Endpoint State Change", "detail": {"EndpointName": "e"}}
-    assert load("job_tagger").on_event(event, *(stub(name).client for name in ("sagemaker", "iam", "ssm"))) == []
+    assert (
+        load("job_tagger").on_event(event, *(stub(name).client for name in ("sagemaker", "iam", "ssm"))) == []
+    )
 
 
 def test_fault_is_raised_so_that_it_is_tried_again(load: Callable, stub: Callable) -> None:
     detail, sagemaker = JOBS["training"], stub("sagemaker")
     sagemaker.fail("list_tags", "ThrottlingException", "slow down", ResourceArn=arn_of(detail))
     with pytest.raises(sagemaker.client.exceptions.ClientError, match="Throttling"):
-        load("job_tagger").on_event({"detail": detail}, sagemaker.client, stub("iam").client, stub("ssm").client)
+        load("job_tagger").on_event(
+            {"detail": detail}, sagemaker.client, stub("iam").client, stub("ssm").client
+        )

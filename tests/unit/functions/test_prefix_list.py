@@ -11,7 +11,9 @@ FILTER = {"Filters": [{"Name": "prefix-list-name", "Values": [SERVICE]}]}
 
 
 @pytest.mark.parametrize("request_type", ["Create", "Update"])
-def test_id_is_returned_from_a_later_page(request_type: str, load: Callable, stub: Callable, event: Callable) -> None:
+def test_id_is_returned_from_a_later_page(
+    request_type: str, load: Callable, stub: Callable, event: Callable
+) -> None:
     ec2 = stub("ec2")
     ec2.expect("describe_managed_prefix_lists", {"PrefixLists": [], "NextToken": "more"}, **FILTER)
     found = {"PrefixLists": [{"PrefixListId": "pl-1", "PrefixListName": SERVICE}]}
@@ -29,4 +31,7 @@ def test_unknown_service_is_named(load: Callable, stub: Callable, event: Callabl
 
 
 def test_delete_asks_nothing(load: Callable, stub: Callable, event: Callable) -> None:
-    assert load("prefix_list").on_event(event("Delete", "pl-1", ServiceName=SERVICE), stub("ec2").client) == ("pl-1", {})
+    assert load("prefix_list").on_event(event("Delete", "pl-1", ServiceName=SERVICE), stub("ec2").client) == (
+        "pl-1",
+        {},
+    )

@@ -16,7 +16,9 @@ GONE = "Stack with id {} does not exist"
 
 def stack(name: str, status: str) -> dict[str, Any]:
     made = datetime(2026, 1, 1)
-    return {"Stacks": [{"StackName": name, "StackId": f"arn:{name}", "StackStatus": status, "CreationTime": made}]}
+    return {
+        "Stacks": [{"StackName": name, "StackId": f"arn:{name}", "StackStatus": status, "CreationTime": made}]
+    }
 
 
 def no_stacks(cloudformation: Any, *stages: str) -> None:
@@ -27,11 +29,19 @@ def no_stacks(cloudformation: Any, *stages: str) -> None:
 
 def no_pipelines(sagemaker: Any) -> None:
     for name in ("mlops-p-abc", "mlops-p-abc-experimental"):
-        sagemaker.fail("list_pipeline_executions", "ResourceNotFound", f"Pipeline {name} does not exist.", PipelineName=name)
+        sagemaker.fail(
+            "list_pipeline_executions",
+            "ResourceNotFound",
+            f"Pipeline {name} does not exist.",
+            PipelineName=name,
+        )
 
 
 def test_create_does_nothing(load: Callable, event: Callable) -> None:
-    assert load("project_cleanup").on_event(event("Create", **PROJECT), {}.__getitem__) == ("cleanup-p-abc", {})
+    assert load("project_cleanup").on_event(event("Create", **PROJECT), {}.__getitem__) == (
+        "cleanup-p-abc",
+        {},
+    )
 
 
 def test_stacks_go_first_and_in_order(load: Callable, stub: Callable, event: Callable) -> None:
@@ -53,7 +63,10 @@ def test_stacks_go_first_and_in_order(load: Callable, stub: Callable, event: Cal
 
 @pytest.mark.parametrize(
     ("status", "seconds", "message"),
-    [("DELETE_FAILED", 800, "could not be deleted"), ("DELETE_IN_PROGRESS", 5, "is still being deleted; delete the project again")],
+    [
+        ("DELETE_FAILED", 800, "could not be deleted"),
+        ("DELETE_IN_PROGRESS", 5, "is still being deleted; delete the project again"),
+    ],
 )
 def test_stack_that_stays_is_named(
     status: str, seconds: int, message: str, load: Callable, stub: Callable, event: Callable
@@ -65,7 +78,10 @@ def test_stack_that_stays_is_named(
     cloudformation.expect("describe_stacks", stack(name, status), StackName=f"arn:{name}")
     with pytest.raises(module.StillThere, match=f"{name} {message}"):
         module.on_event(
-            event("Delete", "cleanup-p-abc", **PROJECT), {"cloudformation": cloudformation.client}.__getitem__, lambda: seconds, None
+            event("Delete", "cleanup-p-abc", **PROJECT),
+            {"cloudformation": cloudformation.client}.__getitem__,
+            lambda: seconds,
+            None,
         )
 
 
@@ -74,12 +90,16 @@ def test_running_pipeline_is_stopped_once_and_then_deleted(load: Callable, stub:
 
     def executions(status: str) -> dict[str, Any]:
         arn = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/mlops-p-abc/execution/abcdefghijkl"
-        return {"PipelineExecutionSummaries": [{"PipelineExecutionArn": arn, "PipelineExecutionStatus": status}]}
+        return {
+            "PipelineExecutionSummaries": [{"PipelineExecutionArn": arn, "PipelineExecutionStatus": status}]
+        }
 
     module = load("project_cleanup")
     name = {"PipelineName": "mlops-p-abc"}
     sagemaker.expect("list_pipeline_executions", executions("Executing"), **name)
-    sagemaker.stubber.add_response("stop_pipeline_execution", {})  # botocore adds an idempotency token of its own
+    sagemaker.stubber.add_response(
+        "stop_pipeline_execution", {}
+    )  # botocore adds an idempotency token of its own
     sagemaker.expect("list_pipeline_executions", executions("Stopping"), **name)
     sagemaker.expect("list_pipeline_executions", executions("Stopped"), **name)
     sagemaker.stubber.add_response("delete_pipeline", {})
@@ -92,14 +112,26 @@ def test_named_versions_are_deleted_from_every_page(load: Callable, stub: Callab
 
     def page(version: int) -> dict[str, Any]:
         arn = f"arn:aws:sagemaker:us-east-1:123456789012:model-package/mlops-p-abc/{version}"
-        facts = {"ModelPackageArn": arn, "CreationTime": datetime(2026, 1, 1), "ModelPackageStatus": "Completed"}
+        facts = {
+            "ModelPackageArn": arn,
+            "CreationTime": datetime(2026, 1, 1),
+            "ModelPackageStatus": "Completed",
+        }
         return {"ModelPackageSummaryList": [facts]}
 
     group = {"ModelPackageGroupName": "mlops-p-abc"}
     sagemaker.expect("list_model_packages", page(2) | {"NextToken": "more"}, **group)
-    sagemaker.expect("delete_model_package", None, ModelPackageName=page(2)["ModelPackageSummaryList"][0]["ModelPackageArn"])
+    sagemaker.expect(
+        "delete_model_package",
+        None,
+        ModelPackageName=page(2)["ModelPackageSummaryList"][0]["ModelPackageArn"],
+    )
     sagemaker.expect("list_model_packages", page(1), **group, NextToken="more")
-    sagemaker.expect("delete_model_package", None, ModelPackageName=page(1)["ModelPackageSummaryList"][0]["ModelPackageArn"])
+    sagemaker.expect(
+        "delete_model_package",
+        None,
+        ModelPackageName=page(1)["ModelPackageSummaryList"][0]["ModelPackageArn"],
+    )
     load("project_cleanup").delete_versions("mlops-p-abc", sagemaker.client)
 
 
@@ -126,7 +158,12 @@ def test_object_that_stays_is_named(load: Callable, stub: Callable) -> None:
     module, s3 = load("project_cleanup"), stub("s3")
     s3.expect("list_object_versions", {"Versions": [{"Key": "a", "VersionId": "1"}]}, Bucket="data")
     objects = {"Objects": [{"Key": "a", "VersionId": "1"}], "Quiet": True}
-    s3.expect("delete_objects", {"Errors": [{"Key": "a", "Message": "Access Denied"}]}, Bucket="data", Delete=objects)
+    s3.expect(
+        "delete_objects",
+        {"Errors": [{"Key": "a", "Message": "Access Denied"}]},
+        Bucket="data",
+        Delete=objects,
+    )
     with pytest.raises(module.StillThere, match="data/a: Access Denied"):
         module.empty_bucket("data", s3.client)
 
@@ -142,7 +179,12 @@ def test_nothing_more_is_touched_than_is_named(load: Callable, stub: Callable, e
 
 def test_denied_is_not_gone(load: Callable, stub: Callable, event: Callable) -> None:
     cloudformation = stub("cloudformation")
-    cloudformation.fail("describe_stacks", "AccessDenied", "not authorized, does not exist", StackName="mlops-p-abc-monitoring")
+    cloudformation.fail(
+        "describe_stacks",
+        "AccessDenied",
+        "not authorized, does not exist",
+        StackName="mlops-p-abc-monitoring",
+    )
     with pytest.raises(cloudformation.client.exceptions.ClientError, match="AccessDenied"):
         load("project_cleanup").on_event(
             event("Delete", "cleanup-p-abc", **PROJECT), {"cloudformation": cloudformation.client}.__getitem__

@@ -26,13 +26,20 @@ def test_create_and_update_only_note_what_is_guarded(
 ) -> None:
     properties = DOMAIN | ({"UserProfileName": profile} if profile else {})
     for request in ("Create", "Update"):
-        assert load("studio_cleanup").on_event(event(request, "x", **properties), stub("sagemaker").client) == (identity, {})
+        assert load("studio_cleanup").on_event(
+            event(request, "x", **properties), stub("sagemaker").client
+        ) == (identity, {})
 
 
 def test_profile_loses_its_apps_and_spaces_only(load: Callable, stub: Callable, event: Callable) -> None:
     sagemaker, slept = stub("sagemaker"), []
     sagemaker.expect("list_spaces", {"Spaces": [space("ann-lab", "ann"), space("bob-lab", "bob")]}, **LIST)
-    apps = [app("a", space="ann-lab"), app("b", space="bob-lab"), app("old", profile="ann"), app("gone", "ann-lab", status="Deleted")]
+    apps = [
+        app("a", space="ann-lab"),
+        app("b", space="bob-lab"),
+        app("old", profile="ann"),
+        app("gone", "ann-lab", status="Deleted"),
+    ]
     sagemaker.expect("list_apps", {"Apps": apps}, **LIST)
     sagemaker.expect("delete_app", None, **DOMAIN, AppType="JupyterLab", AppName="a", SpaceName="ann-lab")
     sagemaker.expect("delete_app", None, **DOMAIN, AppType="JupyterLab", AppName="old", UserProfileName="ann")
@@ -42,7 +49,10 @@ def test_profile_loses_its_apps_and_spaces_only(load: Callable, stub: Callable, 
     sagemaker.expect("list_spaces", {"Spaces": [space("ann-lab", "ann"), space("bob-lab", "bob")]}, **LIST)
     sagemaker.expect("list_spaces", {"Spaces": [space("bob-lab", "bob")]}, **LIST)
     answer = load("studio_cleanup").on_event(
-        event("Delete", "d-1/ann", **DOMAIN, UserProfileName="ann"), sagemaker.client, lambda: 800, slept.append
+        event("Delete", "d-1/ann", **DOMAIN, UserProfileName="ann"),
+        sagemaker.client,
+        lambda: 800,
+        slept.append,
     )
     assert answer == ("d-1/ann", {})
     assert len(slept) == 2
@@ -52,7 +62,9 @@ def test_domain_loses_profiles_made_by_hand(load: Callable, stub: Callable, even
     sagemaker = stub("sagemaker")
     profiles = {"UserProfiles": [{"UserProfileName": "byhand"}]}
     sagemaker.expect("list_user_profiles", profiles, **LIST)
-    sagemaker.expect("describe_user_profile", {"UserProfileArn": "arn:profile"}, **DOMAIN, UserProfileName="byhand")
+    sagemaker.expect(
+        "describe_user_profile", {"UserProfileArn": "arn:profile"}, **DOMAIN, UserProfileName="byhand"
+    )
     sagemaker.expect("list_tags", {"Tags": [{"Key": "team", "Value": "x"}]}, ResourceArn="arn:profile")
     sagemaker.expect("list_spaces", {"Spaces": []}, **LIST)
     sagemaker.expect("list_apps", {"Apps": []}, **LIST)
@@ -61,14 +73,23 @@ def test_domain_loses_profiles_made_by_hand(load: Callable, stub: Callable, even
     sagemaker.expect("list_user_profiles", profiles, **LIST)
     sagemaker.expect("delete_user_profile", None, **DOMAIN, UserProfileName="byhand")
     sagemaker.expect("list_user_profiles", {"UserProfiles": []}, **LIST)
-    assert load("studio_cleanup").on_event(event("Delete", "d-1/*", **DOMAIN), sagemaker.client) == ("d-1/*", {})
+    assert load("studio_cleanup").on_event(event("Delete", "d-1/*", **DOMAIN), sagemaker.client) == (
+        "d-1/*",
+        {},
+    )
 
 
-def test_domain_is_not_cleared_while_a_project_has_users(load: Callable, stub: Callable, event: Callable) -> None:
+def test_domain_is_not_cleared_while_a_project_has_users(
+    load: Callable, stub: Callable, event: Callable
+) -> None:
     module, sagemaker = load("studio_cleanup"), stub("sagemaker")
     sagemaker.expect("list_user_profiles", {"UserProfiles": [{"UserProfileName": "ann"}]}, **LIST)
-    sagemaker.expect("describe_user_profile", {"UserProfileArn": "arn:profile"}, **DOMAIN, UserProfileName="ann")
-    sagemaker.expect("list_tags", {"Tags": [{"Key": "sagemaker:project-id", "Value": "p-1"}]}, ResourceArn="arn:profile")
+    sagemaker.expect(
+        "describe_user_profile", {"UserProfileArn": "arn:profile"}, **DOMAIN, UserProfileName="ann"
+    )
+    sagemaker.expect(
+        "list_tags", {"Tags": [{"Key": "sagemaker:project-id", "Value": "p-1"}]}, ResourceArn="arn:profile"
+    )
     with pytest.raises(module.ProjectHasUsers, match="profile ann belongs to project p-1"):
         module.on_event(event("Delete", "d-1/*", **DOMAIN), sagemaker.client)
 
@@ -84,7 +105,10 @@ def test_time_runs_out_with_a_name(load: Callable, stub: Callable, event: Callab
 
 def test_unknown_domain_is_success(load: Callable, stub: Callable, event: Callable) -> None:
     sagemaker = stub("sagemaker").fail("list_user_profiles", "ResourceNotFound", "no domain", **LIST)
-    assert load("studio_cleanup").on_event(event("Delete", "d-1/*", **DOMAIN), sagemaker.client) == ("d-1/*", {})
+    assert load("studio_cleanup").on_event(event("Delete", "d-1/*", **DOMAIN), sagemaker.client) == (
+        "d-1/*",
+        {},
+    )
 
 
 def test_other_errors_are_raised(load: Callable, stub: Callable, event: Callable) -> None:
@@ -94,4 +118,7 @@ def test_other_errors_are_raised(load: Callable, stub: Callable, event: Callable
 
 
 def test_failed_create_is_deleted_without_a_call(load: Callable, stub: Callable, event: Callable) -> None:
-    assert load("studio_cleanup").on_event(event("Delete", "r-1", **DOMAIN), stub("sagemaker").client) == ("r-1", {})
+    assert load("studio_cleanup").on_event(event("Delete", "r-1", **DOMAIN), stub("sagemaker").client) == (
+        "r-1",
+        {},
+    )
