@@ -26,7 +26,7 @@ def _text(document: Any) -> str:
     return document if isinstance(document, str) else json.dumps(document)
 
 
-# -- EC2 ------------------------------------------------------------------------------------------------------
+# -- EC2 -------------------------------------------------------------------------------------------
 def _specification(kind: str, props: Props) -> Props:
     tags = [t for t in props.get("Tags") or [] if not t["Key"].startswith("aws:")]
     return {"TagSpecifications": [{"ResourceType": kind, "Tags": tags}]} if tags else {}
@@ -201,7 +201,7 @@ class PrefixList(ResourceType):
         }
 
 
-# -- policies -----------------------------------------------------------------------------------------------------
+# -- policies --------------------------------------------------------------------------------------
 class RolePolicy(ResourceType):
     """AWS::IAM::RolePolicy: an inline policy of a role that is made elsewhere."""
 
@@ -322,7 +322,7 @@ class ServiceLinkedRole(ResourceType):
         _quietly(context.client("iam").delete_service_linked_role, "NoSuchEntity", RoleName=physical_id)
 
 
-# -- watching and asking ----------------------------------------------------------------------------------------------
+# -- watching and asking ---------------------------------------------------------------------------
 class CompositeAlarm(ResourceType):
     """AWS::CloudWatch::CompositeAlarm."""
 

@@ -1,7 +1,8 @@
 """SageMaker Projects: a project is a Service Catalog product, provisioned with the project's name and id.
 
-As Studio does it: ``CreateProject`` makes the id (``p-`` and 12 letters or digits), launches the product as the caller with
-the parameters SageMakerProjectName and SageMakerProjectId added, and tags what is launched with both.
+As Studio does it: ``CreateProject`` makes the id (``p-`` and 12 letters or digits), launches the product
+as the caller with the parameters SageMakerProjectName and SageMakerProjectId added, and tags what is
+launched with both.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class ProjectsMixin(Base):
         self.cloud.spawn(self._follow, project, "Create", *step, name="project")
         return {"ProjectArn": project["ProjectArn"], "ProjectId": identity}
 
-    # -- by a product ------------------------------------------------------------------------------------------
+    # -- by a product ------------------------------------------------------------------------------
     def _launch(self, project: Record) -> tuple:
         details = project["ServiceCatalogProvisioningDetails"]
         values = {"SageMakerProjectName": project["ProjectName"], "SageMakerProjectId": project["ProjectId"]}
@@ -117,7 +118,7 @@ class ProjectsMixin(Base):
             threading.Event().wait(0.1)
         return "; ".join(e["Description"] for e in self._catalog.records[record]["RecordErrors"])
 
-    # -- by a template in S3 --------------------------------------------------------------------------------------
+    # -- by a template in S3 -----------------------------------------------------------------------
     def _create_stack(self, project: Record, provider: Record) -> tuple:
         cfn = self.cloud.client("cloudformation")
         parameters = {
@@ -162,7 +163,7 @@ class ProjectsMixin(Base):
         stack = self._catalog._wait(stack_id)
         return "" if stack["StackStatus"] in good else self._catalog._first_failure(stack_id, set())
 
-    # -- what both share -------------------------------------------------------------------------------------------
+    # -- what both share ---------------------------------------------------------------------------
     def _follow(self, project: Record, verb: str, wait: Any, *arguments: Any) -> None:
         reason = wait(*arguments)
         with self.lock:

@@ -1,18 +1,19 @@
-"""What every part of SageMaker keeps: records by kind, with ARN, times, tags, lists and AWS's words for a clash.
+"""What every part of SageMaker keeps: records by kind, with ARN, times, tags, lists and AWS's refusals.
 
 A part is a mixin that subclasses ``Base`` and makes its collections in ``__init__``::
 
     class JobsMixin(Base):
         def __init__(self, cloud):
             super().__init__(cloud)
-            self.training_jobs = Collection(self, "TrainingJob", "training-job", duplicate=("ResourceInUse", "... {arn} ..."))
+            self.jobs = Collection(self, "TrainingJob", "training-job", duplicate=("ResourceInUse", "…"))
 
         def create_training_job(self, params):
-            record = self.training_jobs.add(params["TrainingJobName"], {**params, "TrainingJobStatus": "InProgress"})
+            record = self.jobs.add(params["TrainingJobName"], {**params, "TrainingJobStatus": "InProgress"})
             return {"TrainingJobArn": record["TrainingJobArn"]}
 
-A record is a plain dict in the API's spelling, what Describe answers: the answer's shape drops what it does not
-have, so records may hold more (keys that begin with ``_`` are the part's own). Take ``self.lock`` where threads meet.
+A record is a plain dict in the API's spelling, what Describe answers: the answer's shape drops what it does
+not have, so records may hold more (keys that begin with ``_`` are the part's own). Take ``self.lock`` where
+threads meet.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Base(Service):
     def start(self) -> None:
         """Called once when the cloud is assembled; a part that overrides it calls ``super().start()``."""
 
-    # -- tags -----------------------------------------------------------------------------------------------
+    # -- tags --------------------------------------------------------------------------------------
     def set_tags(self, arn: str, tags: Iterable[dict[str, str]] | None) -> None:
         """Add tags (``[{"Key", "Value"}]``) to an ARN.
 
@@ -78,7 +79,7 @@ class Base(Service):
                     return record
         return None
 
-    # -- what many calls check ------------------------------------------------------------------------------
+    # -- what many calls check ---------------------------------------------------------------------
     def check_execution_role(self, role: str, member: str = "RoleArn") -> None:
         """Refuse a role that does not exist or does not trust SageMaker, as Create* calls do."""
         try:
@@ -100,8 +101,8 @@ class Collection:
     """The records of one kind.
 
     ``noun`` makes the keys of name, ARN and status (``TrainingJob`` → TrainingJobName, TrainingJobArn,
-    TrainingJobStatus); ``path`` is the ARN's part before the name. ``duplicate`` and ``missing`` are code and message
-    of AWS's refusals; ``{name}`` and ``{arn}`` are filled in.
+    TrainingJobStatus); ``path`` is the ARN's part before the name. ``duplicate`` and ``missing`` are code and
+    message of AWS's refusals; ``{name}`` and ``{arn}`` are filled in.
     """
 
     def __init__(
@@ -134,8 +135,8 @@ class Collection:
     def add(self, name: str, data: Record, tags: list[dict[str, str]] | None = None) -> Record:
         """Keep a new record; it gets name, ARN, CreationTime and LastModifiedTime.
 
-        ``name`` may be a path (``d-123/user``): the record's own name is then the last part. Tags are those given or
-        the data's ``Tags``. Raises AwsError ``duplicate``.
+        ``name`` may be a path (``d-123/user``): the record's own name is then the last part. Tags are those
+        given or the data's ``Tags``. Raises AwsError ``duplicate``.
         """
         arn = self.arn(name)
         with self.service.lock:
@@ -210,9 +211,10 @@ class Collection:
     ) -> Record:
         """The answer of a List call: filters, sort and paging that all of SageMaker's lists share.
 
-        Filters read, where the request has them: NameContains, StatusEquals (and the kind's own ``…StatusEquals``),
-        CreationTime and LastModifiedTime After/Before, and ``where``. ``sort`` maps values of SortBy to members where
-        they are not CreationTime, LastModifiedTime, Name or Status. ``sort_by`` and ``order`` are the API's defaults.
+        Filters read, where the request has them: NameContains, StatusEquals (and the kind's own
+        ``…StatusEquals``), CreationTime and LastModifiedTime After/Before, and ``where``. ``sort`` maps
+        values of SortBy to members where they are not CreationTime, LastModifiedTime, Name or Status.
+        ``sort_by`` and ``order`` are the API's defaults.
         """
         keys = {"Name": self.name_key, "Status": self.status_key, **(sort or {})}
         wanted = params.get("SortBy") or sort_by

@@ -62,7 +62,7 @@ class RegistryMixin(Base):
         )
         self.package_tokens: dict[str, str] = {}
 
-    # -- groups -------------------------------------------------------------------------------------------------
+    # -- groups ------------------------------------------------------------------------------------
     def create_model_package_group(self, params: Record) -> Record:
         data = {
             **params,
@@ -89,7 +89,8 @@ class RegistryMixin(Base):
             if self._versions(group["ModelPackageGroupName"]):
                 raise AwsError(
                     "ConflictException",
-                    f"Model Package Group {group['ModelPackageGroupArn']} cannot be deleted: it still contains Model Packages. "
+                    f"Model Package Group {group['ModelPackageGroupArn']} cannot be deleted: it still "
+                    "contains Model Packages. "
                     "Delete them first.",
                 )
             self.groups.remove(group["ModelPackageGroupArn"])
@@ -119,7 +120,7 @@ class RegistryMixin(Base):
     def _versions(self, group: str) -> list[Record]:
         return [p for p in self.packages.all() if p.get("ModelPackageGroupName") == group]
 
-    # -- packages -------------------------------------------------------------------------------------------------
+    # -- packages ----------------------------------------------------------------------------------
     def create_model_package(self, params: Record) -> Record:
         token = params.get("ClientToken")
         if token in self.package_tokens and self.package_tokens[token] in self.packages:
@@ -156,7 +157,8 @@ class RegistryMixin(Base):
                 if not data.get("InferenceSpecification") and not data.get("SourceAlgorithmSpecification"):
                     raise AwsError(
                         "ValidationException",
-                        "An unversioned model package needs an InferenceSpecification or a SourceAlgorithmSpecification",
+                        "An unversioned model package needs an InferenceSpecification or a "
+                        "SourceAlgorithmSpecification",
                     )
                 name = params["ModelPackageName"]
                 data.pop("ModelApprovalStatus", None)
@@ -173,7 +175,8 @@ class RegistryMixin(Base):
         self._tell(package, None)
 
     def _check_containers(self, containers: list[Record]) -> None:
-        """Refuse an image of this account that ECR does not have, and model data that S3 does not have; note the image's digest."""
+        """Refuse an image of this account that ECR does not have, and model data that S3 does not have;
+        note the image's digest."""
         for container in containers:
             if container.get("Image"):
                 container["ImageDigest"] = self.image_digest(container["Image"]) or container.get(
@@ -195,7 +198,8 @@ class RegistryMixin(Base):
         if match["region"] != self.cloud.region:
             raise AwsError(
                 "ValidationException",
-                f"Unsupported Elastic Container Registry region {match['region']} of image {image}; SageMaker needs {self.cloud.region}",
+                f"Unsupported Elastic Container Registry region {match['region']} of image {image}; "
+                f"SageMaker needs {self.cloud.region}",
             )
         wanted = (
             {"imageDigest": match["digest"]} if match["digest"] else {"imageTag": match["tag"] or "latest"}
@@ -274,7 +278,8 @@ class RegistryMixin(Base):
             if params.get("ModelApprovalStatus") and not package.get("ModelPackageGroupName"):
                 raise AwsError(
                     "ValidationException",
-                    f"ModelPackage {package['ModelPackageArn']} is not a version of a group: it has no approval status",
+                    f"ModelPackage {package['ModelPackageArn']} is not a version of a group: it has no "
+                    "approval status",
                 )
             plain = (
                 "ModelApprovalStatus",
@@ -311,7 +316,8 @@ class RegistryMixin(Base):
         self.packages.remove(params["ModelPackageName"])
 
     def _tell(self, package: Record, updated: list[str] | None) -> None:
-        """The event of a change; what an update named is listed, also when it had that value already, as AWS does not say it is not."""
+        """The event of a change; what an update named is listed, also when it had that value already, as
+        AWS does not say it is not."""
         detail = {k: package[k] for k in _SHOWN if package.get(k) is not None}
         detail = json.loads(
             json.dumps(
@@ -329,7 +335,7 @@ class RegistryMixin(Base):
         )
 
 
-# -- CloudFormation -----------------------------------------------------------------------------------------------------
+# -- CloudFormation --------------------------------------------------------------------------------
 class ModelPackageGroup(SageMakerResource):
     """AWS::SageMaker::ModelPackageGroup, its resource policy included."""
 

@@ -1,4 +1,5 @@
-"""What CloudFormation's types of SageMaker share: tags changed through AddTags and DeleteTags, waits, refused deletes."""
+"""What CloudFormation's types of SageMaker share: tags changed through AddTags and DeleteTags, waits,
+refused deletes."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ _GONE = re.compile(r"does not exist|could not find|not found", re.IGNORECASE)
 
 
 def gone(error: ClientError) -> bool:
-    """Whether SageMaker's answer means that there is no such thing (many of its calls say so as ValidationException)."""
+    """Whether SageMaker's answer means that there is no such thing (many of its calls say so as
+    ValidationException)."""
     code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
     return (
         code in ("ResourceNotFound", "ResourceNotFoundException")
@@ -26,7 +28,8 @@ def gone(error: ClientError) -> bool:
 
 
 class SageMakerResource(ApiResource):
-    """A type of SageMaker. ``arn_of`` says where its tags are; ``describe`` lets create and delete wait as CloudFormation does.
+    """A type of SageMaker. ``arn_of`` says where its tags are; ``describe`` lets create and delete wait as
+    CloudFormation does.
 
     ``settled`` maps the statuses in which a create or update has ended to whether it ended well.
     """
@@ -132,7 +135,8 @@ class SageMakerResource(ApiResource):
 
 
 def until(context: Context, condition: Callable[[], bool]) -> None:
-    """Wait, as CloudFormation does, until a condition holds. Raises RuntimeError when the cloud ends first."""
+    """Wait, as CloudFormation does, until a condition holds. Raises RuntimeError when the cloud ends
+    first."""
     while not condition():
         if context.cloud.stopping:
             raise RuntimeError("the local cloud is shutting down")

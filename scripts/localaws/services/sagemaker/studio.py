@@ -73,7 +73,7 @@ class StudioMixin(Base):
         )
         self.catalog_status = "Disabled"
 
-    # -- domains ----------------------------------------------------------------------------------------------
+    # -- domains -----------------------------------------------------------------------------------
     def create_domain(self, params: Record) -> Record:
         if any(d["DomainName"] == params["DomainName"] for d in self.domains.all()):
             raise AwsError("ResourceInUse", f"Domain with name {params['DomainName']} already exists.")
@@ -102,7 +102,8 @@ class StudioMixin(Base):
         return {k: domain[k] for k in ("DomainArn", "DomainId", "Url")}
 
     def _make_home(self, domain: Record) -> None:
-        """The file system and its two security groups, which outlive the domain as on AWS (they keep the VPC from being deleted)."""
+        """The file system and its two security groups, which outlive the domain as on AWS (they keep the
+        VPC from being deleted)."""
         tag = {"Key": "ManagedByAmazonSageMakerResource", "Value": domain["DomainArn"]}
         made = self.cloud.client("efs").create_file_system(
             CreationToken=domain["DomainId"], Encrypted=True, Tags=[tag]
@@ -139,7 +140,8 @@ class StudioMixin(Base):
                 if changed != domain.get("DomainSettings", {}).get("ExecutionRoleIdentityConfig", changed):
                     raise AwsError(
                         "ResourceInUse",
-                        f"Unable to update Domain [{domain['DomainId']}]: ExecutionRoleIdentityConfig can change only "
+                        f"Unable to update Domain [{domain['DomainId']}]: ExecutionRoleIdentityConfig can "
+                        "change only "
                         "while no app runs",
                     )
             changes["DomainSettings"] = {
@@ -191,7 +193,8 @@ class StudioMixin(Base):
             raise AwsError("ValidationException", f"{', '.join(strange)} do not belong to VPC {vpc}")
 
     def _check_settings(self, settings: Record) -> None:
-        """Refuse an execution role that SageMaker cannot assume and lifecycle configurations that do not exist or do not fit."""
+        """Refuse an execution role that SageMaker cannot assume and lifecycle configurations that do not
+        exist or do not fit."""
         if settings.get("ExecutionRole"):
             self.check_execution_role(settings["ExecutionRole"], "ExecutionRole")
         for key, kind in (
@@ -207,10 +210,11 @@ class StudioMixin(Base):
                 if config["StudioLifecycleConfigAppType"] != kind:
                     raise AwsError(
                         "ValidationException",
-                        f"StudioLifecycleConfig {arn} is for {config['StudioLifecycleConfigAppType']}, not for {kind}",
+                        f"StudioLifecycleConfig {arn} is for {config['StudioLifecycleConfigAppType']}, "
+                        f"not for {kind}",
                     )
 
-    # -- user profiles -------------------------------------------------------------------------------------------
+    # -- user profiles -----------------------------------------------------------------------------
     def create_user_profile(self, params: Record) -> Record:
         domain = self._ready(params["DomainId"])
         self._check_settings(params.get("UserSettings") or {})
@@ -255,7 +259,8 @@ class StudioMixin(Base):
             if held:
                 raise AwsError(
                     "ResourceInUse",
-                    f"Unable to delete UserProfile [{name}] because {noun} are associated with it: {', '.join(held)}.",
+                    f"Unable to delete UserProfile [{name}] because {noun} are associated with it: "
+                    f"{', '.join(held)}.",
                 )
         self._vanish(self.profiles, profile, _PROFILE)
 
@@ -268,11 +273,10 @@ class StudioMixin(Base):
         if params.get("SpaceName"):
             self._space(params)
         landing = f"&landingUri={params['LandingUri']}" if params.get("LandingUri") else ""
-        return {
-            "AuthorizedUrl": f"{self.domains.get(profile['DomainId'])['Url']}/auth?token={secrets.token_urlsafe(48)}{landing}"
-        }
+        url = self.domains.get(profile["DomainId"])["Url"]
+        return {"AuthorizedUrl": f"{url}/auth?token={secrets.token_urlsafe(48)}{landing}"}
 
-    # -- spaces ------------------------------------------------------------------------------------------------------
+    # -- spaces ------------------------------------------------------------------------------------
     def create_space(self, params: Record) -> Record:
         domain = self._ready(params["DomainId"])
         owner, sharing = params.get("OwnershipSettings"), params.get("SpaceSharingSettings")
@@ -333,7 +337,8 @@ class StudioMixin(Base):
         if apps:
             raise AwsError(
                 "ResourceInUse",
-                f"Unable to delete Space [{space['SpaceName']}] because apps are associated with it: {', '.join(apps)}.",
+                f"Unable to delete Space [{space['SpaceName']}] because apps are associated with it: "
+                f"{', '.join(apps)}.",
             )
         self._vanish(self.spaces, space, _SPACE)
 
@@ -341,7 +346,7 @@ class StudioMixin(Base):
         domain = self.domains.get(params["DomainId"])
         return self.spaces.get(f"{domain['DomainId']}/{params['SpaceName']}")
 
-    # -- apps -----------------------------------------------------------------------------------------------------------
+    # -- apps --------------------------------------------------------------------------------------
     def create_app(self, params: Record) -> Record:
         domain = self._ready(params["DomainId"])
         if bool(params.get("UserProfileName")) == bool(params.get("SpaceName")):
@@ -372,9 +377,10 @@ class StudioMixin(Base):
         if config and config not in (settings.get("LifecycleConfigArns") or []):
             raise AwsError(
                 "ValidationException",
-                f"LifecycleConfigArn {config} is not among the LifecycleConfigArns of the user profile or domain",
+                f"LifecycleConfigArn {config} is not among the LifecycleConfigArns of the user profile or "
+                "domain",
             )
-        path = f"{domain['DomainId']}/{params.get('SpaceName') or params['UserProfileName']}/{kind}/{params['AppName']}"
+        path = self._app_path(domain, params)
         old = self.apps.find(path)
         if old and old["Status"] in ("Deleted", "Failed"):
             self.apps.remove(path)
@@ -389,7 +395,8 @@ class StudioMixin(Base):
         return {"AppArn": app["AppArn"]}
 
     def effective_settings(self, domain: str, profile: str | None) -> Record:
-        """The settings that hold for a user: the domain's, with those of the profile over them, one level deep."""
+        """The settings that hold for a user: the domain's, with those of the profile over them, one level
+        deep."""
         found = self.domains.get(domain)
         if profile is None:
             return found.get("DefaultSpaceSettings") or found["DefaultUserSettings"]
@@ -431,16 +438,19 @@ class StudioMixin(Base):
 
     def _app(self, params: Record) -> Record:
         domain = self.domains.get(params["DomainId"])
-        return self.apps.get(
-            f"{domain['DomainId']}/{params.get('SpaceName') or params.get('UserProfileName')}/{params['AppType']}/{params['AppName']}"
-        )
+        return self.apps.get(self._app_path(domain, params))
+
+    @staticmethod
+    def _app_path(domain: Record, params: Record) -> str:
+        owner = params.get("SpaceName") or params.get("UserProfileName")
+        return f"{domain['DomainId']}/{owner}/{params['AppType']}/{params['AppName']}"
 
     def _running(self, domain: str) -> list[Record]:
         return [
             a for a in self.apps.all() if a["DomainId"] == domain and a["Status"] not in ("Deleted", "Failed")
         ]
 
-    # -- lifecycle configurations -----------------------------------------------------------------------------------------
+    # -- lifecycle configurations ------------------------------------------------------------------
     def create_studio_lifecycle_config(self, params: Record) -> Record:
         try:
             base64.b64decode(params["StudioLifecycleConfigContent"], validate=True)
@@ -482,11 +492,12 @@ class StudioMixin(Base):
         if used:
             raise AwsError(
                 "ResourceInUse",
-                f"StudioLifecycleConfig [{config['StudioLifecycleConfigName']}] is in use by {', '.join(used)}",
+                f"StudioLifecycleConfig [{config['StudioLifecycleConfigName']}] is in use by "
+                f"{', '.join(used)}",
             )
         self.lifecycle_configs.remove(arn)
 
-    # -- code repositories ---------------------------------------------------------------------------------------------------
+    # -- code repositories -------------------------------------------------------------------------
     def create_code_repository(self, params: Record) -> Record:
         repository = self.code_repositories.add(params["CodeRepositoryName"], params)
         return {"CodeRepositoryArn": repository["CodeRepositoryArn"]}
@@ -509,7 +520,7 @@ class StudioMixin(Base):
     def delete_code_repository(self, params: Record) -> None:
         self.code_repositories.remove(params["CodeRepositoryName"])
 
-    # -- SageMaker's own project templates --------------------------------------------------------------------------------------
+    # -- SageMaker's own project templates ---------------------------------------------------------
     def enable_sagemaker_servicecatalog_portfolio(self, params: Record) -> Record:
         self.catalog_status = "Enabled"
         self.cloud.services["servicecatalog"].import_portfolio(_PORTFOLIO, "Amazon SageMaker")
@@ -522,7 +533,7 @@ class StudioMixin(Base):
     def get_sagemaker_servicecatalog_portfolio_status(self, params: Record) -> Record:
         return {"Status": self.catalog_status}
 
-    # -- small parts ----------------------------------------------------------------------------------------------------------------
+    # -- small parts -------------------------------------------------------------------------------
     def _ready(self, identity: str) -> Record:
         domain = self.domains.get(identity)
         if domain["Status"] not in ("InService", "Updating"):
@@ -567,7 +578,7 @@ def _inside(record: Record, params: Record) -> bool:
     return params.get("DomainIdEquals") in (None, record["DomainId"])
 
 
-# -- CloudFormation --------------------------------------------------------------------------------------------------------------
+# -- CloudFormation --------------------------------------------------------------------------------
 class Domain(SageMakerResource):
     """AWS::SageMaker::Domain."""
 

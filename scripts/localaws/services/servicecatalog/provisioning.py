@@ -495,7 +495,10 @@ class ProvisioningMixin(ConstraintsMixin):
                 if nested
                 else event.get("ResourceStatusReason", "no reason given")
             )
-            return f"The following resource(s) failed to {what}: [{event['LogicalResourceId']}]. {event['ResourceType']}: {reason}"
+            return (
+                f"The following resource(s) failed to {what}: [{event['LogicalResourceId']}]. "
+                f"{event['ResourceType']}: {reason}"
+            )
         stack = self.cloud.client("cloudformation").describe_stacks(StackName=stack_id)["Stacks"][0]
         return stack.get("StackStatusReason") or f"Stack {stack_id} is in {stack['StackStatus']} state"
 
