@@ -28,6 +28,7 @@ from typing import Any
 from localaws import buildspec, clock, process, toolbox
 from localaws.buildspec import Artifacts, Buildspec, BuildspecError, Phase
 from localaws.cloud import Cloud
+from localaws.layers import Layers
 
 PRINCIPAL = "codebuild.amazonaws.com"
 #: what AWS takes for these phases, in seconds
@@ -139,6 +140,7 @@ class Build:
         finally:
             try:
                 self._finish(status)
+                Layers(self.cloud.cache, self.home / "python").keep_bytecode()
             finally:
                 shutil.rmtree(self.home, ignore_errors=True)
 

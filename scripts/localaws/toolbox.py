@@ -17,6 +17,8 @@ from pathlib import Path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from localaws.cloud import Cloud
 
 #: options of ``pip install`` that have no counterpart and change nothing here
@@ -67,7 +69,10 @@ def furnish(cloud: Cloud, folder: Path, internet: bool) -> dict[str, str]:
 
     ``internet``: whether the build reaches PyPI where no index is configured (the wheel store stands in for it).
     """
+    from localaws.layers import Layers
+
     make_environment(cloud.cache, folder)
+    Layers(cloud.cache, folder).begin()
     programs = folder / "bin"
     package = Path(__file__).parent.parent
     add_pip(cloud.cache, folder, internet)
@@ -163,10 +168,28 @@ def pip(uv_path: str, cache: str, reach: str, arguments: list[str]) -> int:
     except ToolError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 1
+    layers = _layers(Path(cache))
+    key = layers.key(words[2:]) if words[1] == "install" else ""
+    if key and layers.restore(key, words):
+        if "--quiet" not in words:
+            print("Installed as in an earlier build (layer of the local cloud).", flush=True)
+        return 0
+    layers.forget()
     words[2:2] = ["--python", python, "--no-progress"]
-    sys.stdout.flush()
     done = subprocess.run([uv_path, *words], env={**os.environ, **uv_environment(Path(cache))})
+    if done.returncode == 0 and key:
+        layers.save(key)
     return done.returncode
+
+
+def _layers(cache: Path) -> Any:
+    """The layers of this environment; layers.py lies beside this file, which may run outside of the package."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("localaws_layers", Path(__file__).with_name("layers.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Layers(cache, Path(sys.prefix))
 
 
 def _real_pip(python: str, arguments: list[str]) -> int:
