@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,12 @@ class Template:
                 if isinstance(node, dict) and "Statement" in node:
                     for statement in branches(node["Statement"]):
                         yield name, statement
+
+
+@cache
+def load(path: Path) -> Template:
+    """A template, parsed once for all tests."""
+    return Template(path)
 
 
 def walk(node: Any) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import boto3
 import pytest
-from house_rules import CFN, ROOT, TEMPLATES, Template, plain, walk
+from house_rules import CFN, ROOT, TEMPLATES, Template, load, plain, walk
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -193,7 +193,7 @@ def ssm_faults(templates: Iterable[Template], root: Path, wanted: dict[str, set[
 
 
 def test_every_ssm_path_has_one_writer() -> None:
-    assert list(ssm_faults(map(Template, TEMPLATES), CFN, contract())) == []
+    assert list(ssm_faults(map(load, TEMPLATES), CFN, contract())) == []
 
 
 def test_ssm_faults_are_found() -> None:
@@ -202,7 +202,7 @@ def test_ssm_faults_are_found() -> None:
         "1-infra.yaml": {"/mlops/infra/a", "/mlops/infra/b"},
         "2-smproject.yaml": {"/mlops/projects/<id>/c"},
     }
-    assert list(ssm_faults(map(Template, sorted(root.rglob("*.yaml"))), root, wanted)) == [
+    assert list(ssm_faults(map(load, sorted(root.rglob("*.yaml"))), root, wanted)) == [
         "/mlops/infra/a is written 2 times",
         "/mlops/infra/x is written by 1-infra.yaml; the contract says nobody",
         "/mlops/infra/b is not written by 1-infra.yaml",
@@ -212,7 +212,7 @@ def test_ssm_faults_are_found() -> None:
 
 def mapping_faults(root: Path) -> Iterator[str]:
     """Keys of the release mapping that no file stands behind, files without a key, keys nobody uses."""
-    entry = Template(root / "1-infra.yaml")
+    entry = load(root / "1-infra.yaml")
     declared = set(entry.data["Mappings"]["Release"]["Keys"])
 
     def pascal(name: str) -> str:
@@ -254,7 +254,7 @@ def nested_faults(entry: Template) -> Iterator[str]:
         text = str(stack["TemplateURL"])
         folder = "infra" if entry.path.name == "1-infra.yaml" else "project"
         key = re.search(r"'(\w+)Template'", text) or re.search(r"/([a-z-]+)\.yaml", text)
-        child = Template(entry.path.parent / folder / f"{key[1].lower() if key else name}.yaml")
+        child = load(entry.path.parent / folder / f"{key[1].lower() if key else name}.yaml")
         children[name] = child
         declared = child.data.get("Parameters", {})
         given = set(stack.get("Parameters", {}))
@@ -274,11 +274,11 @@ def nested_faults(entry: Template) -> Iterator[str]:
 
 @pytest.mark.parametrize("entry", ["1-infra.yaml", "2-smproject.yaml"])
 def test_nested_stacks_get_what_they_declare(entry: str) -> None:
-    assert list(nested_faults(Template(CFN / entry))) == []
+    assert list(nested_faults(load(CFN / entry))) == []
 
 
 def test_nested_faults_are_found() -> None:
-    assert list(nested_faults(Template(FIXTURES / "nested" / "1-infra.yaml"))) == [
+    assert list(nested_faults(load(FIXTURES / "nested" / "1-infra.yaml"))) == [
         "Network is given Typo, which network.yaml does not declare",
         "Network is not given VpcCidr",
         "Network has no output SubnetIds",
@@ -336,11 +336,11 @@ def part_length(name: str, template: Template) -> int:
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.relative_to(CFN).as_posix())
 def test_longest_names_fit(path: Path) -> None:
-    assert list(name_faults(Template(path))) == []
+    assert list(name_faults(load(path))) == []
 
 
 def test_name_faults_are_found() -> None:
-    assert list(name_faults(Template(FIXTURES / "names_too_long.yaml"))) == [
+    assert list(name_faults(load(FIXTURES / "names_too_long.yaml"))) == [
         "Bucket: BucketName can be 73 characters long; AWS::S3::Bucket takes 63",
         "Endpoint: EndpointName can be 69 characters long; AWS::SageMaker::Endpoint takes 63",
     ]
@@ -376,7 +376,7 @@ def offered_endpoints(template: Template) -> set[str]:
 
 
 def test_every_service_called_from_inside_has_an_endpoint() -> None:
-    offered = offered_endpoints(Template(CFN / "infra" / "network.yaml"))
+    offered = offered_endpoints(load(CFN / "infra" / "network.yaml"))
     called = called_services([ROOT / "mlops-cicd", ROOT / "seedcode-repo"])
     assert {"sagemaker", "ssm", "s3"} <= set(called), "the search finds nothing any more"
     unknown = {service: file for service, file in called.items() if service not in ENDPOINTS}
@@ -392,7 +392,7 @@ def needs(service: str) -> set[str]:
 
 def test_studio_has_its_endpoints() -> None:
     """The minimum that AWS documents for a VpcOnly domain with projects."""
-    offered = offered_endpoints(Template(CFN / "infra" / "network.yaml"))
+    offered = offered_endpoints(load(CFN / "infra" / "network.yaml"))
     assert {"sagemaker.api", "sagemaker.runtime", "studio", "s3", "sts", "logs", "servicecatalog"} <= offered
 
 
@@ -407,7 +407,7 @@ def test_deployed_stacks_use_names_that_the_cleanup_knows() -> None:
     known = set(re.findall(r'"(\w+)"', re.search(r"^STACKS = \((.*?)\)", source, re.M | re.S)[1]))
     made = set()
     for path in TEMPLATES:
-        for _, pipeline in Template(path).of_type("AWS::CodePipeline::Pipeline"):
+        for _, pipeline in load(path).of_type("AWS::CodePipeline::Pipeline"):
             for node in walk(pipeline):
                 name = node.get("StackName") if isinstance(node, dict) else None
                 if isinstance(name, dict) and (

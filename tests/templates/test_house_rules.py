@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cfnlint import lint
 from cfnlint.config import ManualArgs
-from house_rules import CFN, RULES, TEMPLATES, Rule, Template
+from house_rules import CFN, RULES, TEMPLATES, Rule, Template, load
 
 FIXTURES = Path(__file__).parent / "fixtures"
 STRICT = ManualArgs(include_checks=["I"], regions=["us-east-1"])
@@ -37,7 +37,7 @@ def findings(path: Path) -> list[str]:
 
 @pytest.fixture(params=TEMPLATES, ids=name_of)
 def template(request: pytest.FixtureRequest) -> Template:
-    return Template(request.param)
+    return load(request.param)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -62,7 +62,7 @@ def test_rule_finds_its_fixture(rule: Rule) -> None:
     folder = FIXTURES / rule.__name__
     paths = sorted(folder.glob("*.yaml")) if folder.is_dir() else [folder.with_suffix(".yaml")]
     for path in paths:
-        bad = Template(path)
+        bad = load(path)
         expected = [line.removeprefix("# expect: ") for line in bad.lines if line.startswith("# expect: ")]
         assert expected, f"{path} does not say what is to be found"
         assert list(rule(bad)) == expected

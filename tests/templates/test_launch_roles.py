@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
-from house_rules import CFN, Template, as_list, branches, plain
+from house_rules import CFN, Template, as_list, branches, load, plain
 
 FIXTURES = Path(__file__).parent / "fixtures"
 VERBS = ("create", "read", "update", "delete")
@@ -198,15 +198,15 @@ def missing(grants: list[Grant], calls: Iterable[tuple[str, str, str]]) -> set[s
 @pytest.mark.parametrize("launch", LAUNCHES)
 def test_launch_role_suffices(launch: str) -> None:
     role, paths = LAUNCHES[launch]
-    grants = grants_of(role, Template(CFN / "infra" / "identity.yaml"))
-    calls = calls_of([Template(CFN / path) for path in paths], launch == "platform")
+    grants = grants_of(role, load(CFN / "infra" / "identity.yaml"))
+    calls = calls_of([load(CFN / path) for path in paths], launch == "platform")
     assert missing(grants, calls) == set()
 
 
 @pytest.mark.parametrize("launch", ["project", "user"])
 def test_launch_roles_cannot_touch_the_platform(launch: str) -> None:
     """The platform's own is out of reach: a product cannot rewrite what all projects stand on."""
-    grants = grants_of(LAUNCHES[launch][0], Template(CFN / "infra" / "identity.yaml"))
+    grants = grants_of(LAUNCHES[launch][0], load(CFN / "infra" / "identity.yaml"))
     own = [
         ("iam:PutRolePolicy", f"arn:aws:iam::{ACCOUNT}:role/mlops/platform/x"),
         ("iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/mlops/platform/x"),
@@ -226,9 +226,9 @@ def test_launch_roles_cannot_touch_the_platform(launch: str) -> None:
 
 
 def test_missing_rights_are_found() -> None:
-    identity = Template(FIXTURES / "launch_role" / "identity.yaml")
+    identity = load(FIXTURES / "launch_role" / "identity.yaml")
     found = missing(
-        grants_of("Role", identity), calls_of([Template(FIXTURES / "launch_role" / "product.yaml")], False)
+        grants_of("Role", identity), calls_of([load(FIXTURES / "launch_role" / "product.yaml")], False)
     )
     assert "AWS::ECR::Repository ecr:CreateRepository" in found, "an action that is not granted"
     create = "AWS::CodeCommit::Repository codecommit:CreateRepository"
