@@ -168,7 +168,7 @@ def executed(
     definitions: Definitions,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> SimpleNamespace:
-    """The definition's jobs, run as processes: `outputs` (step, name) -> folder, `model`, training's `log`."""
+    """The definition's jobs, run as processes: `outputs` (step, name) -> folder, `model`, `log`."""
     root = tmp_path_factory.mktemp("pipeline")
     definition = json.loads(definitions["stable"]["definition"])
     steps = {step["Name"]: step["Arguments"] for step in definition["Steps"]}
