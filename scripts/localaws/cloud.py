@@ -43,6 +43,8 @@ class Cloud:
         self.calls: deque[dict[str, Any]] = deque(maxlen=100_000)
         self.outbox: list[dict[str, Any]] = []
         self.undelivered: list[str] = []
+        self._clients: dict[str, Any] = {}
+        self._clients_lock = threading.Lock()
         self._stopping = threading.Event()
         self._closers: list[Callable[[], None]] = []
 
@@ -53,12 +55,21 @@ class Cloud:
         ``principal`` is the service that assumes the role (``codebuild.amazonaws.com``): the role's trust policy
         must name it, else AwsError AccessDenied.
         """
-        keys = self.role_credentials(role, principal, session) if role else self.root_credentials()
-        return boto3.client(
-            service, endpoint_url=self.endpoint, region_name=self.region, config=_CLIENT,
-            aws_access_key_id=keys["AccessKeyId"], aws_secret_access_key=keys["SecretAccessKey"],
-            aws_session_token=keys.get("SessionToken"),
-        )  # fmt: skip
+        if role:
+            return self._make_client(service, self.role_credentials(role, principal, session))
+        with self._clients_lock:
+            found = self._clients.get(service)
+        if found is None:
+            found = self._clients.setdefault(service, self._make_client(service, self.root_credentials()))
+        return found
+
+    def _make_client(self, service: str, keys: dict[str, str]) -> Any:
+        with self._clients_lock:  # boto3's session makes clients for one thread at a time; the clients serve many
+            return boto3.client(
+                service, endpoint_url=self.endpoint, region_name=self.region, config=_CLIENT,
+                aws_access_key_id=keys["AccessKeyId"], aws_secret_access_key=keys["SecretAccessKey"],
+                aws_session_token=keys.get("SessionToken"),
+            )  # fmt: skip
 
     def root_credentials(self) -> dict[str, str]:
         """The account's own credentials, for work that AWS does inside itself."""
@@ -192,7 +203,7 @@ class Cloud:
         }  # fmt: skip
 
 
-_CLIENT = Config(retries={"max_attempts": 1}, read_timeout=600, max_pool_connections=4, s3={"addressing_style": "path"},
+_CLIENT = Config(retries={"max_attempts": 1}, read_timeout=600, max_pool_connections=50, s3={"addressing_style": "path"},
                  inject_host_prefix=False)  # fmt: skip
 
 
