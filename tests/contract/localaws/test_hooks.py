@@ -1,7 +1,7 @@
-"""One test a hook into an emulator's private names: the names are there, and what the hook is for really happens.
+"""One test a hook into an emulator's private names: they are there, and what the hook is for happens.
 
-Raising a pinned emulator shows here what moved. HOOKS is read from the source, because the emulators are installed
-in the cloud's own environment only.
+Raising a pinned emulator shows here what moved. HOOKS is read from the source, because the emulators are
+installed in the cloud's own environment only.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def test_each_private_name_is_there():
         "print(json.dumps([n for n in json.loads(sys.argv[1]) if not found(n)]))\n"
     )
     python = os.environ.get("LOCALAWS_PYTHON") or str(ROOT / ".venv-localaws/bin/python")
-    done = subprocess.run([python, "-c", script, json.dumps(NAMES)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [python, "-c", script, json.dumps(NAMES)], capture_output=True, text=True, check=True
+    )
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
@@ -90,7 +92,9 @@ def test_hook_service_events(cloud):
     read = cloud.listen(source=["aws.codecommit"], detail={"repositoryName": [name]})
     client = cloud.client("codecommit")
     client.create_repository(repositoryName=name)
-    client.create_commit(repositoryName=name, branchName="main", putFiles=[{"filePath": "a", "fileContent": b"a"}])
+    client.create_commit(
+        repositoryName=name, branchName="main", putFiles=[{"filePath": "a", "fileContent": b"a"}]
+    )
     event = cloud.wait(read)[0]
     assert event["account"] == cloud.account
     assert event["region"] == cloud.region
@@ -114,13 +118,15 @@ def test_hook_scheduler_targets(cloud):
     scheduler, name = cloud.client("scheduler"), cloud.name("parameter")
     request = {"Name": f"/{name}", "Type": "String", "Value": "<aws.scheduler.scheduled-time>"}
     scheduler.create_schedule(
-        Name=name, ScheduleExpression="rate(1 hour)", FlexibleTimeWindow={"Mode": "OFF"},
+        Name=name,
+        ScheduleExpression="rate(1 hour)",
+        FlexibleTimeWindow={"Mode": "OFF"},
         Target={
             "Arn": "arn:aws:scheduler:::aws-sdk:ssm:putParameter",
             "RoleArn": cloud.role("scheduler"),
             "Input": json.dumps(request),
         },
-    )  # fmt: skip
+    )
     cloud.control("clock", advance_seconds=3700)
     ssm = cloud.client("ssm")
 
@@ -153,7 +159,12 @@ def test_hook_prefix_lists(cloud):
     ec2 = cloud.client("ec2")
     vpc = ec2.create_vpc(CidrBlock="10.9.0.0/24")["Vpc"]["VpcId"]
     group = ec2.create_security_group(GroupName=cloud.name("group"), Description="x", VpcId=vpc)["GroupId"]
-    rule = {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "PrefixListIds": [{"PrefixListId": "pl-63a5400a"}]}
+    rule = {
+        "IpProtocol": "tcp",
+        "FromPort": 443,
+        "ToPort": 443,
+        "PrefixListIds": [{"PrefixListId": "pl-63a5400a"}],
+    }
     ec2.authorize_security_group_egress(GroupId=group, IpPermissions=[rule])
     found = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissionsEgress"]
     assert "pl-63a5400a" in [p["PrefixListId"] for r in found for p in r.get("PrefixListIds", [])]
@@ -178,13 +189,23 @@ def test_hook_template_url(cloud):
 def test_hook_alarm_dimensions(cloud):
     watch, name = cloud.client("cloudwatch"), cloud.name("alarm")
     watch.put_metric_alarm(
-        AlarmName=name, Namespace="Test", MetricName=name, Statistic="Maximum", Period=60, EvaluationPeriods=1, Threshold=1,
-        ComparisonOperator="GreaterThanOrEqualToThreshold", Dimensions=[{"Name": "Endpoint", "Value": "mine"}], TreatMissingData="notBreaching",
-    )  # fmt: skip
+        AlarmName=name,
+        Namespace="Test",
+        MetricName=name,
+        Statistic="Maximum",
+        Period=60,
+        EvaluationPeriods=1,
+        Threshold=1,
+        ComparisonOperator="GreaterThanOrEqualToThreshold",
+        Dimensions=[{"Name": "Endpoint", "Value": "mine"}],
+        TreatMissingData="notBreaching",
+    )
 
     def report(endpoint: str) -> None:
         dimensions = [{"Name": "Endpoint", "Value": endpoint}]
-        watch.put_metric_data(Namespace="Test", MetricData=[{"MetricName": name, "Value": 5, "Dimensions": dimensions}])
+        watch.put_metric_data(
+            Namespace="Test", MetricData=[{"MetricName": name, "Value": 5, "Dimensions": dimensions}]
+        )
 
     def state() -> str:
         return watch.describe_alarms(AlarmNames=[name])["MetricAlarms"][0]["StateValue"]
@@ -221,7 +242,10 @@ def test_hook_images(cloud):
 def test_hook_unknown_parameters(cloud):
     client, stack = cloud.client("cloudformation"), cloud.name("stack")
     template = json.dumps({"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}})
-    given: dict[str, Any] = {"TemplateBody": template, "Parameters": [{"ParameterKey": "Nam", "ParameterValue": "x"}]}
+    given: dict[str, Any] = {
+        "TemplateBody": template,
+        "Parameters": [{"ParameterKey": "Nam", "ParameterValue": "x"}],
+    }
     words = r"Parameters: \[Nam\] do not exist in the template"
     with pytest.raises(ClientError, match=words):
         client.create_stack(StackName=stack, **given)
@@ -253,13 +277,52 @@ def test_hook_caller(cloud):
     name = cloud.name("repo")
     read = cloud.listen(source=["aws.codecommit"], detail={"repositoryName": [name]})
     client.create_repository(repositoryName=name)
-    client.create_commit(repositoryName=name, branchName="main", putFiles=[{"filePath": "a", "fileContent": b"a"}])
+    client.create_commit(
+        repositoryName=name, branchName="main", putFiles=[{"filePath": "a", "fileContent": b"a"}]
+    )
     who = cloud.wait(read)[0]["detail"]["callerUserArn"]
     assert who == f"arn:aws:sts::{cloud.account}:assumed-role/{role.rpartition('/')[2]}/jane"
 
 
 def test_hook_scope(cloud):
     # a service of ours that calls the emulator in the background works in the same account and region
-    metadata = cloud.client("codecommit").create_repository(repositoryName=cloud.name("repo"))["repositoryMetadata"]
+    metadata = cloud.client("codecommit").create_repository(repositoryName=cloud.name("repo"))[
+        "repositoryMetadata"
+    ]
     assert metadata["Arn"].startswith(f"arn:aws:codecommit:{cloud.region}:{cloud.account}:")
     assert cloud.client("sts").get_caller_identity()["Account"] == cloud.account
+
+
+def test_hook_buckets(cloud):
+    tags = {"Tags": [{"Key": "team", "Value": "x"}]}
+    resources = {"Bucket": {"Type": "AWS::S3::Bucket", "Properties": tags}}
+    stack, s3 = cloud.stack(resources, {"Bucket": {"Value": {"Ref": "Bucket"}}}), cloud.client("s3")
+    bucket = cloud.outputs(stack)["Bucket"]
+    assert {"Key": "team", "Value": "x"} in s3.get_bucket_tagging(Bucket=bucket)["TagSet"]
+    s3.put_object(Bucket=bucket, Key="x", Body=b"x")
+    assert cloud.delete_stack(stack) == "DELETE_FAILED"
+    assert "not empty" in " ".join(cloud.stack_reasons(stack))
+    s3.delete_object(Bucket=bucket, Key="x")
+    assert cloud.delete_stack(stack) == ""
+
+
+def test_hook_nested_deletes(cloud):
+    where, s3, sns = cloud.bucket(), cloud.client("s3"), cloud.client("sns")
+    inner = {
+        "Resources": {
+            "Kept": {"Type": "AWS::SNS::Topic", "DeletionPolicy": "Retain"},
+            "Bucket": {"Type": "AWS::S3::Bucket"},
+        },
+        "Outputs": {"Kept": {"Value": {"Ref": "Kept"}}, "Bucket": {"Value": {"Ref": "Bucket"}}},
+    }
+    s3.put_object(Bucket=where, Key="inner.json", Body=json.dumps(inner).encode())
+    url = f"https://{where}.s3.{cloud.region}.amazonaws.com/inner.json"
+    outputs = {key: {"Value": {"Fn::GetAtt": ["Inner", f"Outputs.{key}"]}} for key in inner["Outputs"]}
+    nested = {"Inner": {"Type": "AWS::CloudFormation::Stack", "Properties": {"TemplateURL": url}}}
+    stack = cloud.stack(nested, outputs)
+    made = cloud.outputs(stack)
+    s3.put_object(Bucket=made["Bucket"], Key="x", Body=b"x")
+    assert cloud.delete_stack(stack) == "DELETE_FAILED"
+    s3.delete_object(Bucket=made["Bucket"], Key="x")
+    assert cloud.delete_stack(stack) == ""
+    assert sns.get_topic_attributes(TopicArn=made["Kept"])
