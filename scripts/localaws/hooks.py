@@ -158,7 +158,19 @@ def delete_nested_stacks() -> None:
         stack["StackStatus"] = "DELETE_COMPLETE"
         _add_event(stack_id, name, name, "AWS::CloudFormation::Stack", "DELETE_COMPLETE", physical_id=stack_id)
 
-    provisioners._RESOURCE_HANDLERS["AWS::CloudFormation::Stack"]["delete"] = delete
+    handler = provisioners._RESOURCE_HANDLERS["AWS::CloudFormation::Stack"]
+    deploy = handler["create"]
+
+    def create(logical_id: str, props: dict, stack_name: str) -> tuple[str, dict]:
+        try:
+            return deploy(logical_id, props, stack_name)
+        except Exception as error:
+            for name, stack in list(_stacks.items()):
+                if stack.get("_parent_stack_name") == stack_name and stack["StackStatus"] == "CREATE_FAILED" and name.startswith(f"{stack_name}-{logical_id}-"):
+                    delete(stack["StackId"], {})  # the parent's rollback knows nothing of a child that was never made
+            raise ValueError(f"Embedded stack {logical_id} was not successfully created: {error}") from error
+
+    handler.update(create=create, delete=delete)
 
 
 def refuse_findings(type_name: str, props: dict[str, Any]) -> None:
