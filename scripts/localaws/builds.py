@@ -1,12 +1,14 @@
 """Runs one build of CodeBuild: the phases of its buildspec, in a shell, as a process of its own.
 
-All commands run in one instance of the shell, as CodeBuild's version 0.2 says: variables, functions and the folder
-stay from one command to the next, through all phases. The log goes to CloudWatch Logs while the build runs. What
-needs real machines is not there and the log says so: the chosen image and runtime versions, caches, the VPC.
+All commands run in one instance of the shell, as CodeBuild's version 0.2 says: variables, functions and the
+folder stay from one command to the next, through all phases. The log goes to CloudWatch Logs while the build
+runs. What needs real machines is not there and the log says so: the chosen image and runtime versions,
+caches, the VPC.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import io
@@ -33,6 +35,7 @@ from localaws.layers import Layers
 PRINCIPAL = "codebuild.amazonaws.com"
 #: what AWS takes for these phases, in seconds
 _PROVISIONING, _QUEUED = 20, 2
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: put behind a command's output to know when all of it was read; no program prints this
 _MARK = b"\0localaws-end-of-command\0"
 
@@ -65,20 +68,18 @@ class Log:
         exists = self.client.exceptions.ResourceAlreadyExistsException
         groups = self.client.describe_log_groups(logGroupNamePrefix=self.group)["logGroups"]
         if not any(g["logGroupName"] == self.group for g in groups):
-            try:
+            with contextlib.suppress(exists):
                 self.client.create_log_group(logGroupName=self.group)
-            except exists:
-                pass
-        try:
+        with contextlib.suppress(exists):
             self.client.create_log_stream(logGroupName=self.group, logStreamName=self.stream)
-        except exists:
-            pass
 
     def write(self, line: str) -> None:
         """Take a line; it is sent with the next flush."""
         with self._lock:
             self.tail = [*self.tail[-199:], line]
-            self._waiting.append({"timestamp": int(clock.time() * 1000), "message": (line or " ")[:250_000] + "\n"})
+            self._waiting.append(
+                {"timestamp": int(clock.time() * 1000), "message": (line or " ")[:250_000] + "\n"}
+            )
 
     def keep_sending(self) -> None:
         """Send what comes in, a few times a second, until ``done`` is set."""
@@ -90,13 +91,24 @@ class Log:
         with self._lock:
             batch, self._waiting = self._waiting, []
         for start in range(0, len(batch) if self.enabled else 0, 500):
-            self.client.put_log_events(logGroupName=self.group, logStreamName=self.stream, logEvents=batch[start : start + 500])
+            self.client.put_log_events(
+                logGroupName=self.group, logStreamName=self.stream, logEvents=batch[start : start + 500]
+            )
 
 
 class Build:
-    """One run. ``record`` is the API's view of it, changed as the build proceeds; ``tell`` announces changes."""
+    """One run. ``record`` is the API's view of it, changed as the build proceeds.
 
-    def __init__(self, cloud: Cloud, record: dict[str, Any], inputs: Inputs, tell: Callable[[dict[str, Any], str], None]) -> None:
+    ``tell`` announces changes.
+    """
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        record: dict[str, Any],
+        inputs: Inputs,
+        tell: Callable[[dict[str, Any], str], None],
+    ) -> None:
         self.cloud, self.record, self.inputs, self.tell = cloud, record, inputs, tell
         self.uuid = record["id"].partition(":")[2]
         self.home = cloud.home / "builds" / self.uuid
@@ -110,7 +122,7 @@ class Build:
         self._phase: dict[str, Any] = {}
         self._deadline = float("inf")
 
-    # -- phases ---------------------------------------------------------------------------------------------
+    # -- phases -----------------------------------------------------------------------------------------
     def run(self) -> None:
         """Run to the end; never raises."""
         status = "FAILED"
@@ -130,8 +142,11 @@ class Build:
         except BuildStopped:
             timed_out = not self.stopping.is_set()
             status = "TIMED_OUT" if timed_out else "STOPPED"
-            self._leave(status, "BUILD_TIMED_OUT" if timed_out else "", f"Build has timed out after {self.record['timeoutInMinutes']} minutes."
-                        if timed_out else "")  # fmt: skip
+            self._leave(
+                status,
+                "BUILD_TIMED_OUT" if timed_out else "",
+                f"Build has timed out after {self.record['timeoutInMinutes']} minutes." if timed_out else "",
+            )
         except Exception as error:
             if not self.cloud.stopping:
                 self.cloud.log.exception("build %s failed", self.record["id"])
@@ -158,8 +173,12 @@ class Build:
             return
         end = clock.now()
         seconds = int((end - self._phase["startTime"]).total_seconds())
-        self._phase |= {"phaseStatus": status, "endTime": end, "durationInSeconds": seconds,
-                        "contexts": [{"statusCode": code, "message": message}]}  # fmt: skip
+        self._phase |= {
+            "phaseStatus": status,
+            "endTime": end,
+            "durationInSeconds": seconds,
+            "contexts": [{"statusCode": code, "message": message}],
+        }
         if self.log and self._phase["phaseType"] not in ("SUBMITTED", "QUEUED", "PROVISIONING"):
             self._say(f"Phase complete: {self._phase['phaseType']} State: {status}")
             self._say(f"Phase context status code: {code} Message: {message}")
@@ -171,27 +190,47 @@ class Build:
         try:
             self.env = self.cloud.role_environment(self.record["serviceRole"], PRINCIPAL, name)
         except Exception as error:
-            raise BuildFailed("ACCESS_DENIED", f"CodeBuild is not authorized to perform: sts:AssumeRole on {self.record['serviceRole']}: "
-                                               f"{getattr(error, 'message', error)}") from error  # fmt: skip
+            raise BuildFailed(
+                "ACCESS_DENIED",
+                f"CodeBuild is not authorized to perform: sts:AssumeRole on {self.record['serviceRole']}: "
+                f"{getattr(error, 'message', error)}",
+            ) from error
         logs = self.record["logs"]
         try:
-            self.log = Log(self._client("logs"), logs["groupName"], logs["streamName"], logs["cloudWatchLogs"]["status"] == "ENABLED")
+            self.log = Log(
+                self._client("logs"),
+                logs["groupName"],
+                logs["streamName"],
+                logs["cloudWatchLogs"]["status"] == "ENABLED",
+            )
         except Exception as error:
-            raise BuildFailed("ACCESS_DENIED", f"Service role {self.record['serviceRole']} does not allow AWS CodeBuild to create Amazon "
-                                               f"CloudWatch Logs log streams for build {self.record['arn']}. Error message: {error}") from error  # fmt: skip
+            raise BuildFailed(
+                "ACCESS_DENIED",
+                f"Service role {self.record['serviceRole']} does not allow AWS CodeBuild to create Amazon "
+                f"CloudWatch Logs log streams for build {self.record['arn']}. Error message: {error}",
+            ) from error
         self.cloud.spawn(self.log.keep_sending, name="build-log")
         for folder in ("home", "tmp", "source", "control"):
             (self.home / folder).mkdir(parents=True)
         tools = toolbox.furnish(self.cloud, self.home / "python", internet="vpcConfig" not in self.record)
-        self._say(f"Waiting for agent ping; image {self.record['environment']['image']}: this machine's programs and Python "
-                  f"{sys.version.split()[0]} stand in for it")  # fmt: skip
+        self._say(
+            f"Waiting for agent ping; image {self.record['environment']['image']}: this machine's programs "
+            "and Python "
+            f"{sys.version.split()[0]} stand in for it"
+        )
         self.env |= tools
 
     def _client(self, service: str) -> Any:
         import boto3
 
-        return boto3.client(service, endpoint_url=self.cloud.endpoint, region_name=self.cloud.region, aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
-                            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"], aws_session_token=self.env["AWS_SESSION_TOKEN"])  # fmt: skip
+        return boto3.client(
+            service,
+            endpoint_url=self.cloud.endpoint,
+            region_name=self.cloud.region,
+            aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
+            aws_session_token=self.env["AWS_SESSION_TOKEN"],
+        )
 
     def _download(self) -> None:
         """Lay out the sources, read the buildspec, resolve the environment."""
@@ -229,7 +268,10 @@ class Build:
         return path.read_text()
 
     def _variables(self, folders: dict[str, Path]) -> dict[str, str]:
-        """The build's environment, the stronger over the weaker: CodeBuild's own, the project's and call's, the buildspec's."""
+        """The build's environment, the stronger over the weaker.
+
+        CodeBuild's own, the project's and call's, the buildspec's.
+        """
         assert self.spec
         record = self.record
         out = {k: v for k, v in self.spec.variables.items()}
@@ -239,27 +281,49 @@ class Build:
             out[name] = self._secret(secret)
         for variable in record["environment"].get("environmentVariables", []):
             kind, value = variable.get("type", "PLAINTEXT"), variable["value"]
-            out[variable["name"]] = self._parameter(value) if kind == "PARAMETER_STORE" else self._secret(value) if kind == "SECRETS_MANAGER" else value
+            out[variable["name"]] = (
+                self._parameter(value)
+                if kind == "PARAMETER_STORE"
+                else self._secret(value)
+                if kind == "SECRETS_MANAGER"
+                else value
+            )
         out |= {
-            "CODEBUILD_BUILD_ARN": record["arn"], "CODEBUILD_BUILD_ID": record["id"], "CODEBUILD_BUILD_IMAGE": record["environment"]["image"],
-            "CODEBUILD_BUILD_NUMBER": str(record["buildNumber"]), "CODEBUILD_BUILD_SUCCEEDING": "1", "CODEBUILD_INITIATOR": record["initiator"],
-            "CODEBUILD_KMS_KEY_ID": record["encryptionKey"], "CODEBUILD_LOG_PATH": record["logs"]["streamName"], "CODEBUILD_CI": "true",
-            "CODEBUILD_RESOLVED_SOURCE_VERSION": record.get("resolvedSourceVersion", ""), "CODEBUILD_SRC_DIR": str(self.source),
-            "CODEBUILD_SOURCE_VERSION": record.get("sourceVersion", ""), "CODEBUILD_SOURCE_REPO_URL": record["source"].get("location", ""),
-            "CODEBUILD_START_TIME": str(int(record["startTime"].timestamp() * 1000)), "CODEBUILD_CONTAINER_NAME": "default",
-            "CODEBUILD_PROJECT_ARN": self.cloud.arn("codebuild", f"project/{record['projectName']}"), "CI": "true",
+            "CODEBUILD_BUILD_ARN": record["arn"],
+            "CODEBUILD_BUILD_ID": record["id"],
+            "CODEBUILD_BUILD_IMAGE": record["environment"]["image"],
+            "CODEBUILD_BUILD_NUMBER": str(record["buildNumber"]),
+            "CODEBUILD_BUILD_SUCCEEDING": "1",
+            "CODEBUILD_INITIATOR": record["initiator"],
+            "CODEBUILD_KMS_KEY_ID": record["encryptionKey"],
+            "CODEBUILD_LOG_PATH": record["logs"]["streamName"],
+            "CODEBUILD_CI": "true",
+            "CODEBUILD_RESOLVED_SOURCE_VERSION": record.get("resolvedSourceVersion", ""),
+            "CODEBUILD_SRC_DIR": str(self.source),
+            "CODEBUILD_SOURCE_VERSION": record.get("sourceVersion", ""),
+            "CODEBUILD_SOURCE_REPO_URL": record["source"].get("location", ""),
+            "CODEBUILD_START_TIME": str(int(record["startTime"].timestamp() * 1000)),
+            "CODEBUILD_CONTAINER_NAME": "default",
+            "CODEBUILD_PROJECT_ARN": self.cloud.arn("codebuild", f"project/{record['projectName']}"),
+            "CI": "true",
             **{f"CODEBUILD_SRC_DIR_{name}": str(folder) for name, folder in folders.items() if name},
-            "HOME": str(self.home / "home"), "TMPDIR": str(self.home / "tmp"), "LANG": "C.UTF-8", "USER": "root", "TERM": "dumb",
+            "HOME": str(self.home / "home"),
+            "TMPDIR": str(self.home / "tmp"),
+            "LANG": "C.UTF-8",
+            "USER": "root",
+            "TERM": "dumb",
             "PYTHONUNBUFFERED": "1",
-            "PATH": f"{self.home / 'python' / 'bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        }  # fmt: skip
+            "PATH": f"{self.home / 'python' / 'bin'}:{_SYSTEM_PATH}",
+        }
         return out
 
     def _parameter(self, name: str) -> str:
         try:
             return self._client("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"]
         except Exception as error:
-            raise BuildFailed("CLIENT_ERROR", f"Decrypted Variables Error: parameter does not exist: {name} ({error})") from error
+            raise BuildFailed(
+                "CLIENT_ERROR", f"Decrypted Variables Error: parameter does not exist: {name} ({error})"
+            ) from error
 
     def _secret(self, reference: str) -> str:
         """``secret-id:json-key:version-stage:version-id``; an ARN as id has seven parts of its own."""
@@ -271,12 +335,17 @@ class Build:
             text = self._client("secretsmanager").get_secret_value(SecretId=name, **which)["SecretString"]
             return str(json.loads(text)[key]) if key else text
         except KeyError as error:
-            raise BuildFailed("CLIENT_ERROR", f"Secrets Manager Error: the secret {name} has no key {key}") from error
+            raise BuildFailed(
+                "CLIENT_ERROR", f"Secrets Manager Error: the secret {name} has no key {key}"
+            ) from error
         except Exception as error:
             raise BuildFailed("CLIENT_ERROR", f"Secrets Manager Error Message: {name}: {error}") from error
 
     def _phases(self) -> None:
-        """install and pre_build end the build when they fail; post_build and the artifacts follow a failed build phase."""
+        """install and pre_build end the build when they fail.
+
+        Post_build and the artifacts follow a failed build phase.
+        """
         assert self.spec
         self.shell = Shell(self.spec.shell, self.home / "control", self.source, self.env, self._take)
         failure: BuildFailed | None = None
@@ -290,7 +359,9 @@ class Build:
                     self.succeeding = False
                     self._leave("FAILED", error.code, error.message)
                     failure = failure or error
-                    if phase.on_failure == "ABORT" or (phase.on_failure != "CONTINUE" and name in ("install", "pre_build")):
+                    if phase.on_failure == "ABORT" or (
+                        phase.on_failure != "CONTINUE" and name in ("install", "pre_build")
+                    ):
                         return
             self._enter("UPLOAD_ARTIFACTS")
             try:
@@ -304,8 +375,13 @@ class Build:
     def _commands(self, phase: Phase) -> None:
         assert self.shell
         for runtime, version in phase.runtimes.items():
-            self._say(f"Selecting '{runtime}' runtime version '{version}': Python {sys.version.split()[0]} of this machine stands in for it"
-                      if runtime == "python" else f"Selecting '{runtime}' runtime version '{version}': the local cloud has this machine's, if any")  # fmt: skip
+            self._say(
+                f"Selecting '{runtime}' runtime version '{version}': Python {sys.version.split()[0]} of "
+                "this machine stands in for it"
+                if runtime == "python"
+                else f"Selecting '{runtime}' runtime version '{version}': the local cloud has this "
+                "machine's, if any"
+            )
         failed: BuildFailed | None = None
         try:
             for command in phase.commands:
@@ -323,17 +399,22 @@ class Build:
     def _command(self, command: str) -> None:
         assert self.shell
         self._say(f"Running command {command.rstrip()}")
-        code = self.shell.run(command, {"CODEBUILD_BUILD_SUCCEEDING": "1" if self.succeeding else "0"}, self._stop_now)
+        code = self.shell.run(
+            command, {"CODEBUILD_BUILD_SUCCEEDING": "1" if self.succeeding else "0"}, self._stop_now
+        )
         if code:
             self._say(f"Command did not execute successfully {command.rstrip()} exit status {code}")
-            raise BuildFailed("COMMAND_EXECUTION_ERROR", f"Error while executing command: {command.rstrip()}. Reason: exit status {code}")
+            raise BuildFailed(
+                "COMMAND_EXECUTION_ERROR",
+                f"Error while executing command: {command.rstrip()}. Reason: exit status {code}",
+            )
 
     def _stop_now(self) -> bool:
         if self.stopping.is_set() or self.cloud.stopping or time.monotonic() > self._deadline:
             raise BuildStopped
         return False
 
-    # -- what comes out ---------------------------------------------------------------------------------------
+    # -- what comes out ---------------------------------------------------------------------------------
     def _artifacts(self) -> None:
         """Collect the output artifacts as zips and hand them to whoever wants them."""
         assert self.spec
@@ -359,7 +440,11 @@ class Build:
                 if not any(fnmatch.fnmatch(str(relative), e) for e in artifacts.exclude):
                     found[relative.name if artifacts.discard_paths else str(relative)] = path
         if not found:
-            raise BuildFailed("CLIENT_ERROR", f"no matching artifact paths found for {', '.join(artifacts.files)} in {artifacts.base or 'the source'}")
+            raise BuildFailed(
+                "CLIENT_ERROR",
+                f"no matching artifact paths found for {', '.join(artifacts.files)} in "
+                f"{artifacts.base or 'the source'}",
+            )
         self._say(f"Found {len(found)} file(s)")
         return pack(found)
 
@@ -371,7 +456,9 @@ class Build:
         """Note the exported variables' values as the shell left them."""
         if self.spec and self.shell:
             values = {**self.env, **self.shell.variables()}
-            self.record["exportedEnvironmentVariables"] = [{"name": n, "value": values[n]} for n in self.spec.exported if n in values]
+            self.record["exportedEnvironmentVariables"] = [
+                {"name": n, "value": values[n]} for n in self.spec.exported if n in values
+            ]
 
     def _finish(self, status: str) -> None:
         if self.shell:
@@ -386,14 +473,21 @@ class Build:
             self.log.flush()
         end = clock.now()
         self.record["phases"].append({"phaseType": "COMPLETED", "startTime": end})
-        self.record |= {"currentPhase": "COMPLETED", "endTime": end, "buildStatus": status, "buildComplete": True}
+        self.record |= {
+            "currentPhase": "COMPLETED",
+            "endTime": end,
+            "buildStatus": status,
+            "buildComplete": True,
+        }
         self.tell(self.record, "")
 
-    # -- log --------------------------------------------------------------------------------------------------
+    # -- log --------------------------------------------------------------------------------------------
     def _say(self, text: str) -> None:
         if self.log:
             for number, line in enumerate(text.splitlines() or [""]):
-                self.log.write(f"[Container] {clock.now():%Y/%m/%d %H:%M:%S.%f} {line}" if number == 0 else line)
+                self.log.write(
+                    f"[Container] {clock.now():%Y/%m/%d %H:%M:%S.%f} {line}" if number == 0 else line
+                )
 
     def _take(self, line: str) -> None:
         if self.log:
@@ -408,7 +502,11 @@ exec 3<"$1/commands" 4>"$1/results"
 set -a; [ -f "$1/state" ] && . "$1/state" 2>/dev/null; set +a
 [ -f "$1/cwd" ] && cd "$(cat "$1/cwd")"
 __control=$1; shift
-__save() { export -p >"$__control/state.new"; mv "$__control/state.new" "$__control/state"; pwd >"$__control/cwd"; }
+__save() {
+  export -p >"$__control/state.new"
+  mv "$__control/state.new" "$__control/state"
+  pwd >"$__control/cwd"
+}
 trap '__save' EXIT
 while IFS= read -r __file <&3; do
   . "$__file" </dev/null 3<&- 4>&-
@@ -418,7 +516,9 @@ while IFS= read -r __file <&3; do
 done
 """
 
-    def __init__(self, name: str, control: Path, cwd: Path, env: dict[str, str], take: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, control: Path, cwd: Path, env: dict[str, str], take: Callable[[str], None]
+    ) -> None:
         self.name, self.control, self.cwd, self.env, self.take = name, control, cwd, env, take
         self.popen: subprocess.Popen | None = None
         self._count = 0
@@ -435,10 +535,21 @@ done
     def _start(self) -> None:
         # sh of CodeBuild's Amazon Linux images is bash
         bash = shutil.which("bash")
-        argv = ["bash", "--noprofile", "--norc"] if self.name == "bash" and bash else ["bash", "--noprofile", "--norc", "--posix"] if bash else ["sh"]
+        argv = (
+            ["bash", "--noprofile", "--norc"]
+            if self.name == "bash" and bash
+            else ["bash", "--noprofile", "--norc", "--posix"]
+            if bash
+            else ["sh"]
+        )
         self._detach()
         out, self._mark = os.pipe()
-        self.popen = process.start([*argv, str(self.control / "loop.sh"), str(self.control)], cwd=self.cwd, env=self.env, stdout=self._mark)
+        self.popen = process.start(
+            [*argv, str(self.control / "loop.sh"), str(self.control)],
+            cwd=self.cwd,
+            env=self.env,
+            stdout=self._mark,
+        )
         self._reader = threading.Thread(target=self._read, args=(out,), daemon=True)
         self._reader.start()
 
@@ -502,7 +613,11 @@ done
         state = self.control / "state"
         if not state.is_file():
             return {}
-        text = subprocess.run(["bash", "-c", 'set -a; . "$1"; env -0', "bash", str(state)], capture_output=True, env={"PATH": os.defpath}).stdout
+        text = subprocess.run(
+            ["bash", "-c", 'set -a; . "$1"; env -0', "bash", str(state)],
+            capture_output=True,
+            env={"PATH": os.defpath},
+        ).stdout
         return dict(pair.split("=", 1) for pair in text.decode(errors="replace").split("\0") if "=" in pair)
 
     def close(self) -> None:
@@ -539,7 +654,8 @@ class ZipSource(Source):
     def fetch(self, build: Build, folder: Path) -> None:
         which = {"VersionId": self.version} if self.version else {}
         content = build._client("s3").get_object(Bucket=self.bucket, Key=self.key, **which)["Body"].read()
-        # CodeBuild's unzip keeps no executable bits of CodePipeline's zips: call scripts through their interpreter
+        # CodeBuild's unzip keeps no executable bits of CodePipeline's zips: call scripts through their
+        # interpreter
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             archive.extractall(folder)
 
@@ -556,15 +672,25 @@ class GitSource(Source):
     def fetch(self, build: Build, folder: Path) -> None:
         name = self.location.rstrip("/").rpartition("/v1/repos/")[2]
         url = f"{build.cloud.endpoint}/v1/repos/{name}"
-        env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(build.home / "home"), "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
+        env = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(build.home / "home"),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_TERMINAL_PROMPT": "0",
+        }
         wanted = self.version.removeprefix("refs/heads/") or "HEAD"
         for arguments in (["clone", "--quiet", "--no-checkout", url, "."], ["checkout", "--quiet", wanted]):
             if wanted == "HEAD" and arguments[0] == "checkout":
                 arguments = ["checkout", "--quiet"]
             done = subprocess.run(["git", *arguments], cwd=folder, env=env, capture_output=True, text=True)
             if done.returncode:
-                raise BuildFailed("GIT_CLONE_FAILED" if arguments[0] == "clone" else "CLIENT_ERROR", f"{url}: {done.stderr.strip()}")
-        resolved = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, env=env, capture_output=True, text=True).stdout.strip()
+                raise BuildFailed(
+                    "GIT_CLONE_FAILED" if arguments[0] == "clone" else "CLIENT_ERROR",
+                    f"{url}: {done.stderr.strip()}",
+                )
+        resolved = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, env=env, capture_output=True, text=True
+        ).stdout.strip()
         if not self.identifier:
             build.record["resolvedSourceVersion"] = resolved
 
@@ -572,7 +698,12 @@ class GitSource(Source):
 class Inputs:
     """A build's sources and what becomes of its artifacts."""
 
-    def __init__(self, sources: list[Source], wanted: set[str] | None = None, deliver: Callable[[Build], None] | None = None) -> None:
+    def __init__(
+        self,
+        sources: list[Source],
+        wanted: set[str] | None = None,
+        deliver: Callable[[Build], None] | None = None,
+    ) -> None:
         self.sources, self._wanted, self._deliver = sources, wanted, deliver
 
     def wants(self, identifier: str) -> bool:

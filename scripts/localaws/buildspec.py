@@ -10,10 +10,26 @@ import yaml
 
 PHASES = ("install", "pre_build", "build", "post_build")
 _TOP = {"version", "run-as", "env", "proxy", "batch", "phases", "reports", "artifacts", "cache"}
-_ENV = {"shell", "variables", "parameter-store", "secrets-manager", "exported-variables", "git-credential-helper"}
+_ENV = {
+    "shell",
+    "variables",
+    "parameter-store",
+    "secrets-manager",
+    "exported-variables",
+    "git-credential-helper",
+}
 _PHASE = {"run-as", "on-failure", "runtime-versions", "commands", "finally"}
-_ARTIFACTS = {"files", "name", "discard-paths", "base-directory", "exclude-paths", "enable-symlinks", "s3-prefix", "secondary-artifacts",
-              "secondary-artifacts-name"}  # fmt: skip
+_ARTIFACTS = {
+    "files",
+    "name",
+    "discard-paths",
+    "base-directory",
+    "exclude-paths",
+    "enable-symlinks",
+    "s3-prefix",
+    "secondary-artifacts",
+    "secondary-artifacts-name",
+}
 
 
 class BuildspecError(ValueError):
@@ -21,11 +37,18 @@ class BuildspecError(ValueError):
 
 
 class _Strings(yaml.SafeLoader):
-    """Reads scalars as they are written: ``VERSION: 1.10`` is the text ``1.10``, ``true`` the text ``true``."""
+    """Reads scalars as they are written.
+
+    ``VERSION: 1.10`` is the text ``1.10``, ``true`` the text ``true``.
+    """
 
 
 _Strings.yaml_implicit_resolvers = {
-    first: [(tag, expression) for tag, expression in rules if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")]
+    first: [
+        (tag, expression)
+        for tag, expression in rules
+        if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+    ]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -100,12 +123,23 @@ def parse(text: str) -> Buildspec:
     if artifacts:
         _keys(artifacts, _ARTIFACTS, "artifacts")
         named = _mapping(artifacts, "secondary-artifacts", "artifacts")
-        secondary = {name: _artifacts(value, f"artifacts.secondary-artifacts.{name}") for name, value in named.items()}
+        secondary = {
+            name: _artifacts(value, f"artifacts.secondary-artifacts.{name}") for name, value in named.items()
+        }
         if artifacts.get("files") or not named:
             primary = _artifacts(artifacts, "artifacts")
     ignored = [key for key in ("cache", "reports", "proxy", "batch", "run-as") if key in document]
-    return Buildspec(shell.rpartition("/")[2], _texts(env, "variables", "env"), _texts(env, "parameter-store", "env"),
-                     _texts(env, "secrets-manager", "env"), exported, phases, primary, secondary, ignored)  # fmt: skip
+    return Buildspec(
+        shell.rpartition("/")[2],
+        _texts(env, "variables", "env"),
+        _texts(env, "parameter-store", "env"),
+        _texts(env, "secrets-manager", "env"),
+        exported,
+        phases,
+        primary,
+        secondary,
+        ignored,
+    )
 
 
 def _phase(name: str, value: Any) -> Phase:
@@ -114,9 +148,16 @@ def _phase(name: str, value: Any) -> Phase:
     _keys(value, _PHASE, f"phases.{name}")
     on_failure = value.get("on-failure", "")
     if on_failure not in ("", "ABORT", "CONTINUE"):
-        raise BuildspecError(f"phases.{name}.on-failure is {on_failure!r}; the local cloud knows ABORT and CONTINUE")
-    return Phase(name, _commands(value, "commands", name), _commands(value, "finally", name), on_failure,
-                 _texts(value, "runtime-versions", f"phases.{name}"))  # fmt: skip
+        raise BuildspecError(
+            f"phases.{name}.on-failure is {on_failure!r}; the local cloud knows ABORT and CONTINUE"
+        )
+    return Phase(
+        name,
+        _commands(value, "commands", name),
+        _commands(value, "finally", name),
+        on_failure,
+        _texts(value, "runtime-versions", f"phases.{name}"),
+    )
 
 
 def _commands(value: dict, key: str, phase: str) -> list[str]:
@@ -129,8 +170,11 @@ def _commands(value: dict, key: str, phase: str) -> list[str]:
         raise BuildspecError(f"phases.{phase}.{key} is not a list of commands")
     for number, command in enumerate(found):
         if not isinstance(command, str):
-            raise BuildspecError(f"Expected Commands[{number}] to be of string type: found {_kind(command)} instead in phases.{phase}.{key}; "
-                                 "quote a command that holds ': '")  # fmt: skip
+            raise BuildspecError(
+                f"Expected Commands[{number}] to be of string type: found {_kind(command)} instead in "
+                f"phases.{phase}.{key}; "
+                "quote a command that holds ': '"
+            )
     return found
 
 
@@ -142,8 +186,13 @@ def _artifacts(value: Any, where: str) -> Artifacts:
     if not files:
         raise BuildspecError(f"{where}.files is missing")
     discard = str(value.get("discard-paths", "no")).lower()
-    return Artifacts(files, value.get("name") or "", value.get("base-directory") or "", discard in ("yes", "true"),
-                     _strings(value, "exclude-paths", where))  # fmt: skip
+    return Artifacts(
+        files,
+        value.get("name") or "",
+        value.get("base-directory") or "",
+        discard in ("yes", "true"),
+        _strings(value, "exclude-paths", where),
+    )
 
 
 def _mapping(document: dict, key: str, where: str) -> dict:
@@ -174,7 +223,9 @@ def _strings(document: dict, key: str, where: str) -> list[str]:
 def _keys(document: dict, allowed: set[str], where: str) -> None:
     unknown = sorted(str(k) for k in document if k not in allowed)
     if unknown:
-        raise BuildspecError(f"unknown key {', '.join(unknown)} in {where}; there are {', '.join(sorted(allowed))}")
+        raise BuildspecError(
+            f"unknown key {', '.join(unknown)} in {where}; there are {', '.join(sorted(allowed))}"
+        )
 
 
 def _kind(value: Any) -> str:

@@ -1,9 +1,10 @@
 """Container images without a container engine: what ECR holds, as a folder of files and a Python environment.
 
-An image of the local cloud is an OCI image in ECR like any other: a configuration and layers of files. Where a
-real image carries an operating system and Python packages, this one names, by the label ``localaws.python-env``,
-a virtual environment in the cache that holds the packages. ``pull`` gives both to whoever runs the container
-(docker.py makes such images from a Dockerfile; SageMaker jobs and endpoints run them).
+An image of the local cloud is an OCI image in ECR like any other: a configuration and layers of files. Where
+a real image carries an operating system and Python packages, this one names, by the label
+``localaws.python-env``, a virtual environment in the cache that holds the packages. ``pull`` gives both to
+whoever runs the container (docker.py makes such images from a Dockerfile; SageMaker jobs and endpoints run
+them).
 """
 
 from __future__ import annotations
@@ -44,16 +45,19 @@ class Place(Protocol):
 
 
 class ImageError(RuntimeError):
-    """An image that cannot be found, pushed or run; the message is what Docker or ECR would say, and the cause."""
+    """An image that cannot be found, pushed or run.
+
+    The message is what Docker or ECR would say, and the cause.
+    """
 
 
 @dataclass(frozen=True)
 class Image:
     """A pulled image, ready to run.
 
-    ``rootfs`` holds the image's own files (``opt/program/…``), to be laid over the machine's in a mount namespace;
-    it is shared by all who pull the image, so treat it as read-only. ``python_env`` is the virtual environment
-    whose ``bin`` comes first on the container's PATH.
+    ``rootfs`` holds the image's own files (``opt/program/…``), to be laid over the machine's in a mount
+    namespace; it is shared by all who pull the image, so treat it as read-only. ``python_env`` is the virtual
+    environment whose ``bin`` comes first on the container's PATH.
     """
 
     uri: str
@@ -91,9 +95,14 @@ def parse(uri: str) -> Reference:
     """
     match = _URI.fullmatch(uri)
     if not match:
-        raise ImageError(f"{uri!r} is not an ECR image: <account>.dkr.ecr.<region>.amazonaws.com/<repository>:<tag> is expected")
+        raise ImageError(
+            f"{uri!r} is not an ECR image: <account>.dkr.ecr.<region>.amazonaws.com/<repository>:<tag> is "
+            "expected"
+        )
     tag = match["tag"] or ("" if match["digest"] else "latest")
-    return Reference(match["registry"], match["account"], match["region"], match["repository"], tag, match["digest"] or "")
+    return Reference(
+        match["registry"], match["account"], match["region"], match["repository"], tag, match["digest"] or ""
+    )
 
 
 def pull(cloud: Place, uri: str) -> Image:
@@ -107,32 +116,61 @@ def pull(cloud: Place, uri: str) -> Image:
     if reference.account != cloud.account:
         base = base_images.find(uri)
         if base is None:
-            raise ImageError(f"{uri}: account {reference.account} is not this one ({cloud.account}), and the image is none of "
-                             f"AWS's that the local cloud knows: {', '.join(base_images.names())}")  # fmt: skip
+            raise ImageError(
+                f"{uri}: account {reference.account} is not this one ({cloud.account}), and the image is "
+                "none of "
+                f"AWS's that the local cloud knows: {', '.join(base_images.names())}"
+            )
         empty = cloud.cache / "images" / "rootfs-empty"
         empty.mkdir(parents=True, exist_ok=True)
-        return Image(uri, base.digest, empty, dict(base.env), list(base.entrypoint), list(base.command), "/",
-                     base_images.environment(cloud, base))  # fmt: skip
+        return Image(
+            uri,
+            base.digest,
+            empty,
+            dict(base.env),
+            list(base.entrypoint),
+            list(base.command),
+            "/",
+            base_images.environment(cloud, base),
+        )
     digest, manifest, config = read(cloud, reference)
     settings = config.get("config", {})
     labels = settings.get("Labels") or {}
     if ENVIRONMENT_LABEL not in labels:
-        raise ImageError(f"{uri} was not built by the local cloud's docker (label {ENVIRONMENT_LABEL} is missing): "
-                         "without a container engine it cannot be run")  # fmt: skip
+        raise ImageError(
+            f"{uri} was not built by the local cloud's docker (label {ENVIRONMENT_LABEL} is missing): "
+            "without a container engine it cannot be run"
+        )
     python_env = cloud.cache / "images" / labels[ENVIRONMENT_LABEL]
     if not (python_env / "bin" / "python").exists():
-        raise ImageError(f"{uri}: its Python environment {python_env} is gone from the cache; build the image again")
+        raise ImageError(
+            f"{uri}: its Python environment {python_env} is gone from the cache; build the image again"
+        )
     rootfs = _unpack(cloud, reference, digest, manifest)
     env = dict(pair.split("=", 1) for pair in settings.get("Env") or [])
-    return Image(uri, digest, rootfs, env, settings.get("Entrypoint") or [], settings.get("Cmd") or [],
-                 settings.get("WorkingDir") or "/", python_env, labels)  # fmt: skip
+    return Image(
+        uri,
+        digest,
+        rootfs,
+        env,
+        settings.get("Entrypoint") or [],
+        settings.get("Cmd") or [],
+        settings.get("WorkingDir") or "/",
+        python_env,
+        labels,
+    )
 
 
 def read(cloud: Place, reference: Reference) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Digest, manifest and configuration of an image in this account's registry."""
-    status, headers, body = call(cloud, reference, "GET", f"manifests/{reference.name}", headers={"Accept": MANIFEST})
+    status, headers, body = call(
+        cloud, reference, "GET", f"manifests/{reference.name}", headers={"Accept": MANIFEST}
+    )
     if status == 404:
-        raise ImageError(f"manifest for {reference.registry}/{reference.repository}:{reference.name} not found: {_message(body)}")
+        raise ImageError(
+            f"manifest for {reference.registry}/{reference.repository}:{reference.name} not found: "
+            f"{_message(body)}"
+        )
     _expect(status, body, (200,), reference)
     manifest = json.loads(body)
     status, _, content = call(cloud, reference, "GET", f"blobs/{manifest['config']['digest']}")
@@ -151,27 +189,59 @@ def push(cloud: Place, reference: Reference, config: dict[str, Any], layer: byte
         digest = "sha256:" + hashlib.sha256(content).hexdigest()
         status, _, body = call(cloud, reference, "POST", f"blobs/uploads/?digest={digest}", content)
         if status == 404:
-            raise ImageError(f"name unknown: The repository with name '{reference.repository}' does not exist in the registry "
-                             f"with id '{reference.account}'")  # fmt: skip
+            raise ImageError(
+                f"name unknown: The repository with name '{reference.repository}' does not exist in the "
+                "registry "
+                f"with id '{reference.account}'"
+            )
         _expect(status, body, (201, 202), reference)
-    manifest = json.dumps({
-        "schemaVersion": 2, "mediaType": MANIFEST,
-        "config": {"mediaType": CONFIG, "size": len(document), "digest": "sha256:" + hashlib.sha256(document).hexdigest()},
-        "layers": [{"mediaType": LAYER, "size": len(packed), "digest": "sha256:" + hashlib.sha256(packed).hexdigest()}],
-    }, sort_keys=True).encode()  # fmt: skip
-    status, headers, body = call(cloud, reference, "PUT", f"manifests/{reference.name}", manifest, {"Content-Type": MANIFEST})
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {
+                "mediaType": CONFIG,
+                "size": len(document),
+                "digest": "sha256:" + hashlib.sha256(document).hexdigest(),
+            },
+            "layers": [
+                {
+                    "mediaType": LAYER,
+                    "size": len(packed),
+                    "digest": "sha256:" + hashlib.sha256(packed).hexdigest(),
+                }
+            ],
+        },
+        sort_keys=True,
+    ).encode()
+    status, headers, body = call(
+        cloud, reference, "PUT", f"manifests/{reference.name}", manifest, {"Content-Type": MANIFEST}
+    )
     if status == 400 and b"immutable" in body:
-        raise ImageError(f"tag invalid: The image tag '{reference.tag}' already exists in the '{reference.repository}' repository "
-                         "and cannot be overwritten because the tag is immutable.")  # fmt: skip
+        raise ImageError(
+            f"tag invalid: The image tag '{reference.tag}' already exists in the '{reference.repository}' "
+            "repository "
+            "and cannot be overwritten because the tag is immutable."
+        )
     _expect(status, body, (200, 201), reference)
     return headers["docker-content-digest"]
 
 
-def call(cloud: Place, reference: Reference, method: str, what: str, body: bytes | None = None,
-         headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:  # fmt: skip
+def call(
+    cloud: Place,
+    reference: Reference,
+    method: str,
+    what: str,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+) -> tuple[int, dict[str, str], bytes]:
     """One request of the registry's HTTP API; the registry's host name stands in for ``localhost:<port>``."""
-    request = urllib.request.Request(f"{cloud.endpoint}/v2/{reference.repository}/{what}", data=body, method=method,
-                                     headers={"Host": reference.registry, **(headers or {})})  # fmt: skip
+    request = urllib.request.Request(
+        f"{cloud.endpoint}/v2/{reference.repository}/{what}",
+        data=body,
+        method=method,
+        headers={"Host": reference.registry, **(headers or {})},
+    )
     try:
         with urllib.request.urlopen(request, timeout=600) as answer:
             return answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read()
@@ -221,4 +291,6 @@ def _message(body: bytes) -> str:
 
 def _expect(status: int, body: bytes, wanted: tuple[int, ...], reference: Reference) -> None:
     if status not in wanted:
-        raise ImageError(f"{reference.registry}/{reference.repository}: the registry answered {status}: {_message(body)}")
+        raise ImageError(
+            f"{reference.registry}/{reference.repository}: the registry answered {status}: {_message(body)}"
+        )

@@ -1,9 +1,9 @@
 """Keeps what ``pip install`` made of a build's environment, so that the next build has it in a moment.
 
-A layer is an environment after a chain of installs; its key is made of all that decides its content (the chain, the
-requirement files' text, what the wheel store holds, this Python). It is laid into a build's environment by hard links.
-The bytecode that a build's imports compile is kept too: compiling costs more than running. Imports the standard
-library only: the ``pip`` of builds uses it (toolbox.py).
+A layer is an environment after a chain of installs; its key is made of all that decides its content (the
+chain, the requirement files' text, what the wheel store holds, this Python). It is laid into a build's
+environment by hard links. The bytecode that a build's imports compile is kept too: compiling costs more than
+running. Imports the standard library only: the ``pip`` of builds uses it (toolbox.py).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Layers:
     def __init__(self, cache: Path, environment: Path) -> None:
         self.folder, self.wheels, self.environment = cache / "layers", cache / "wheels", environment
 
-    # -- what an environment holds ----------------------------------------------------------------------------
+    # -- what an environment holds ----------------------------------------------------------------------
     def begin(self) -> None:
         """Note that the environment is new and empty."""
         self._note(hashlib.sha256(f"{sys.version}|{sys.executable}".encode()).hexdigest())
@@ -55,7 +55,10 @@ class Layers:
         return ""
 
     def key(self, words: list[str]) -> str:
-        """The key of the environment after ``uv pip install`` with these words; "" when they say too little."""
+        """The key of the environment after ``uv pip install`` with these words.
+
+        "" when they say too little.
+        """
         if not self.state:
             return ""
         digest = hashlib.sha256(self.state.encode())
@@ -105,7 +108,7 @@ class Layers:
                 out.append(line)
         return "\n".join(out)
 
-    # -- layers -----------------------------------------------------------------------------------------------
+    # -- layers -----------------------------------------------------------------------------------------
     def restore(self, key: str, words: list[str]) -> bool:
         """Lay a layer into the environment, if there is one and the package index would have answered."""
         layer = self.folder / key
@@ -172,17 +175,23 @@ class Layers:
     @staticmethod
     def _copy(source: Path, target: Path, old: str, new: str) -> None:
         content = source.read_bytes()
-        target.write_bytes(content.replace(old.encode(), new.encode()) if b"\0" not in content[:4096] else content)
+        target.write_bytes(
+            content.replace(old.encode(), new.encode()) if b"\0" not in content[:4096] else content
+        )
         target.chmod(source.stat().st_mode & 0o777)
 
 
 def _is_ours(program: Path) -> bool:
     """The programs that toolbox.py puts into each environment differ from build to build."""
-    return program.name in ("pip", "pip3", "aws", "docker") or program.name.startswith(("python", "activate", "deactivate"))
+    return program.name in ("pip", "pip3", "aws", "docker") or program.name.startswith(
+        ("python", "activate", "deactivate")
+    )
 
 
 def _is_path(word: str) -> bool:
-    return word.startswith((".", "/", "~", "file:", "git+", "http")) or word.endswith((".whl", ".tar.gz", ".zip"))
+    return word.startswith((".", "/", "~", "file:", "git+", "http")) or word.endswith(
+        (".whl", ".tar.gz", ".zip")
+    )
 
 
 def _without_credentials(url: str) -> str:
@@ -191,7 +200,10 @@ def _without_credentials(url: str) -> str:
 
 
 def _answers(words: list[str]) -> bool:
-    """Whether the package index answers with these credentials: a layer must not hide that a login is missing."""
+    """Whether the package index answers with these credentials.
+
+    A layer must not hide that a login is missing.
+    """
     for number, word in enumerate(words):
         if word == "--index-url" or word.startswith("--index-url="):
             url = word.partition("=")[2] or words[number + 1]

@@ -1,8 +1,9 @@
-"""The programs that a build finds first on its PATH: ``aws``, ``docker``, ``python`` and ``pip`` of an environment of its own.
+"""The programs that a build finds first on its PATH: ``aws``, ``docker``, and a ``python`` with ``pip``.
 
 ``pip install`` is carried out by uv (the same packages, in a tenth of the time); pip's configuration (what
-``aws codeartifact login`` wrote, ``PIP_INDEX_URL``, options) is translated. Every other pip command goes to the real
-pip that Python ships. Run as a script, this file is that ``pip``; it imports nothing of the package then.
+``aws codeartifact login`` wrote, ``PIP_INDEX_URL``, options) is translated. Every other pip command goes to
+the real pip that Python ships. Run as a script, this file is that ``pip``; it imports nothing of the package
+then.
 """
 
 from __future__ import annotations
@@ -22,10 +23,34 @@ if TYPE_CHECKING:
     from localaws.cloud import Cloud
 
 #: options of ``pip install`` that have no counterpart and change nothing here
-_DROPPED = {"--no-cache-dir", "--disable-pip-version-check", "--no-warn-script-location", "--progress-bar", "--root-user-action",
-            "--prefer-binary", "--no-input", "-I", "--ignore-installed", "--user", "--isolated", "--retries", "--timeout",
-            "--default-timeout", "--trusted-host", "--use-pep517", "--no-python-version-warning", "--require-virtualenv"}  # fmt: skip
-_DROPPED_WITH_VALUE = {"--progress-bar", "--root-user-action", "--retries", "--timeout", "--default-timeout", "--trusted-host"}
+_DROPPED = {
+    "--no-cache-dir",
+    "--disable-pip-version-check",
+    "--no-warn-script-location",
+    "--progress-bar",
+    "--root-user-action",
+    "--prefer-binary",
+    "--no-input",
+    "-I",
+    "--ignore-installed",
+    "--user",
+    "--isolated",
+    "--retries",
+    "--timeout",
+    "--default-timeout",
+    "--trusted-host",
+    "--use-pep517",
+    "--no-python-version-warning",
+    "--require-virtualenv",
+}
+_DROPPED_WITH_VALUE = {
+    "--progress-bar",
+    "--root-user-action",
+    "--retries",
+    "--timeout",
+    "--default-timeout",
+    "--trusted-host",
+}
 _SHORT = {"-i": "--index-url", "-f": "--find-links", "-U": "--upgrade", "-q": "--quiet", "-v": "--verbose"}
 
 
@@ -38,7 +63,10 @@ def uv() -> str:
     beside = Path(sys.executable).with_name("uv")
     found = str(beside) if beside.exists() else shutil.which("uv")
     if not found:
-        raise ToolError(f"uv is not installed beside {sys.executable}: make the environment of the local cloud again (make setup)")
+        raise ToolError(
+            f"uv is not installed beside {sys.executable}: make the environment of the local cloud again "
+            "(make setup)"
+        )
     return found
 
 
@@ -53,13 +81,22 @@ def aws_cli() -> str:
 
 def uv_environment(cache: Path) -> dict[str, str]:
     """Settings of uv that every use here shares: its cache, and no word with the network's outside."""
-    return {"UV_CACHE_DIR": str(cache / "uv"), "UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+    return {
+        "UV_CACHE_DIR": str(cache / "uv"),
+        "UV_NO_CONFIG": "1",
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_NO_PROGRESS": "1",
+    }
 
 
 def make_environment(cache: Path, folder: Path) -> None:
     """A fresh, empty virtual environment of this Python's own kind, in milliseconds. Raises ToolError."""
-    done = subprocess.run([uv(), "venv", "--quiet", "--no-project", "--python", sys.executable, str(folder)], capture_output=True, text=True,
-                          env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(cache), **uv_environment(cache)})  # fmt: skip
+    done = subprocess.run(
+        [uv(), "venv", "--quiet", "--no-project", "--python", sys.executable, str(folder)],
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(cache), **uv_environment(cache)},
+    )
     if done.returncode:
         raise ToolError(f"the Python environment {folder} could not be made: {done.stderr.strip()}")
 
@@ -67,7 +104,8 @@ def make_environment(cache: Path, folder: Path) -> None:
 def furnish(cloud: Cloud, folder: Path, internet: bool) -> dict[str, str]:
     """Make the environment in ``folder`` with its programs; the variables that a build needs to use them.
 
-    ``internet``: whether the build reaches PyPI where no index is configured (the wheel store stands in for it).
+    ``internet``: whether the build reaches PyPI where no index is configured (the wheel store stands in for
+    it).
     """
     from localaws.layers import Layers
 
@@ -77,8 +115,11 @@ def furnish(cloud: Cloud, folder: Path, internet: bool) -> dict[str, str]:
     package = Path(__file__).parent.parent
     add_pip(cloud.cache, folder, internet)
     _program(programs / "aws", f'exec "{aws_cli()}" "$@"')
-    _program(programs / "docker", f'LOCALAWS_PLACE="{cloud.endpoint}|{cloud.account}|{cloud.region}|{cloud.cache}|{cloud.home}" '
-                                  f'exec "{sys.executable}" -P "{package / "localaws" / "docker.py"}" "$@"')  # fmt: skip
+    _program(
+        programs / "docker",
+        f'LOCALAWS_PLACE="{cloud.endpoint}|{cloud.account}|{cloud.region}|{cloud.cache}|{cloud.home}" '
+        f'exec "{sys.executable}" -P "{package / "localaws" / "docker.py"}" "$@"',
+    )
     return {"VIRTUAL_ENV": str(folder)}
 
 
@@ -88,9 +129,12 @@ def add_pip(cache: Path, folder: Path, internet: bool) -> None:
         _program(folder / "bin" / name, f'exec "{folder / "bin" / "python"}" -m pip "$@"')
     site = next((folder / "lib").glob("python3*")) / "site-packages"
     (site / "pip").mkdir(exist_ok=True)
-    (site / "pip" / "__init__.py").write_text('"""pip, carried out by uv; see toolbox.py of the local cloud."""\n')
+    (site / "pip" / "__init__.py").write_text(
+        '"""pip, carried out by uv; see toolbox.py of the local cloud."""\n'
+    )
     (site / "pip" / "__main__.py").write_text(
-        f"import runpy, sys\nsys.argv[0:1] = [{str(Path(__file__))!r}, {uv()!r}, {str(cache)!r}, {'internet' if internet else 'isolated'!r}]\n"
+        f"import runpy, sys\nsys.argv[0:1] = [{str(Path(__file__))!r}, {uv()!r}, {str(cache)!r}, "
+        f"{'internet' if internet else 'isolated'!r}]\n"
         f"runpy.run_path({str(Path(__file__))!r}, run_name='__main__')\n"
     )
 
@@ -100,11 +144,17 @@ def _program(path: Path, line: str) -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
 
 
-# -- pip, by uv -----------------------------------------------------------------------------------------------------
+# -- pip, by uv ------------------------------------------------------------------------------------------
 def configuration(environ: dict[str, str]) -> dict[str, str]:
-    """pip's settings for ``install``: the user's files, then ``PIP_*`` variables, the later over the earlier."""
+    """pip's settings for ``install``.
+
+    The user's files, then ``PIP_*`` variables, the later over the earlier.
+    """
     home = Path(environ.get("HOME", "/"))
-    files = [home / ".pip/pip.conf", Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip/pip.conf"]
+    files = [
+        home / ".pip/pip.conf",
+        Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip/pip.conf",
+    ]
     files += [Path(environ["VIRTUAL_ENV"], "pip.conf")] if environ.get("VIRTUAL_ENV") else []
     files += [Path(environ["PIP_CONFIG_FILE"])] if environ.get("PIP_CONFIG_FILE") else []
     settings: dict[str, str] = {}
@@ -139,7 +189,9 @@ def translate(arguments: list[str], settings: dict[str, str], cache: str, intern
         else:
             name = _SHORT.get(name, name)
             given.add(name)
-            out.append(f"{name}={value}" if has_value and name.startswith("--") else _SHORT.get(argument, argument))
+            out.append(
+                f"{name}={value}" if has_value and name.startswith("--") else _SHORT.get(argument, argument)
+            )
     indexed = given & {"--index-url", "--no-index", "--find-links"}
     if not indexed:
         if settings.get("index-url"):
@@ -147,8 +199,11 @@ def translate(arguments: list[str], settings: dict[str, str], cache: str, intern
         elif internet:
             out += ["--no-index", "--find-links", str(Path(cache) / "wheels")]
         else:
-            raise ToolError("Could not reach https://pypi.org/simple/: the build runs in a VPC without a way to the internet, and no other "
-                            "package index is configured (aws codeartifact login --tool pip …)")  # fmt: skip
+            raise ToolError(
+                "Could not reach https://pypi.org/simple/: the build runs in a VPC without a way to the "
+                "internet, and no other "
+                "package index is configured (aws codeartifact login --tool pip …)"
+            )
     for url in settings.get("extra-index-url", "").split():
         out += ["--extra-index-url", url, "--index-strategy", "unsafe-best-match"]
     for place in settings.get("find-links", "").split():
@@ -183,7 +238,10 @@ def pip(uv_path: str, cache: str, reach: str, arguments: list[str]) -> int:
 
 
 def _layers(cache: Path) -> Any:
-    """The layers of this environment; layers.py lies beside this file, which may run outside of the package."""
+    """The layers of this environment.
+
+    Layers.py lies beside this file, which may run outside of the package.
+    """
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("localaws_layers", Path(__file__).with_name("layers.py"))

@@ -1,1 +1,1 @@
-"""CodePipeline's inside: what a declaration must be (structure), what actions do (actions), how executions run (engine)."""
+"""CodePipeline's inside: what a declaration must be, what actions do, how executions run."""

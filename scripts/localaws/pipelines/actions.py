@@ -39,10 +39,26 @@ class ActionAbandoned(Exception):
 
 
 class Action:
-    """One run of one action: ``config`` is resolved, ``result`` and ``variables`` are filled while it runs."""
+    """One run of one action.
 
-    def __init__(self, run: Run, stage: str, declaration: dict[str, Any], config: dict[str, str], record: dict[str, Any]) -> None:
-        self.run, self.stage, self.declaration, self.config, self.record = run, stage, declaration, config, record
+    ``config`` is resolved, ``result`` and ``variables`` are filled while it runs.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        stage: str,
+        declaration: dict[str, Any],
+        config: dict[str, str],
+        record: dict[str, Any],
+    ) -> None:
+        self.run, self.stage, self.declaration, self.config, self.record = (
+            run,
+            stage,
+            declaration,
+            config,
+            record,
+        )
         self.cloud = run.cloud
         self.name = declaration["name"]
         self.variables: dict[str, str] = {}
@@ -50,7 +66,7 @@ class Action:
         self.state: dict[str, Any] = {}
         self._roles: dict[str, str] | None = None
 
-    # -- what every action needs --------------------------------------------------------------------------
+    # -- what every action needs ------------------------------------------------------------------------
     def client(self, service: str) -> Any:
         """A client under the pipeline's role, or under the action's, which the pipeline's assumes."""
         pipeline = self.run.pipeline
@@ -59,21 +75,36 @@ class Action:
             keys = self.cloud.role_credentials(pipeline.declaration["roleArn"], PRINCIPAL, session)
             own = self.declaration.get("roleArn")
             if own:
-                keys = self._session("sts", keys).assume_role(RoleArn=own, RoleSessionName=session)["Credentials"]
+                keys = self._session("sts", keys).assume_role(RoleArn=own, RoleSessionName=session)[
+                    "Credentials"
+                ]
             self._roles = keys
         return self._session(service, self._roles)
 
     def _session(self, service: str, keys: dict[str, str]) -> Any:
         import boto3
 
-        return boto3.client(service, endpoint_url=self.cloud.endpoint, region_name=self.declaration.get("region") or self.cloud.region,
-                            aws_access_key_id=keys["AccessKeyId"], aws_secret_access_key=keys["SecretAccessKey"],
-                            aws_session_token=keys["SessionToken"])  # fmt: skip
+        return boto3.client(
+            service,
+            endpoint_url=self.cloud.endpoint,
+            region_name=self.declaration.get("region") or self.cloud.region,
+            aws_access_key_id=keys["AccessKeyId"],
+            aws_secret_access_key=keys["SecretAccessKey"],
+            aws_session_token=keys["SessionToken"],
+        )
 
     def external(self, identifier: str, url: str = "", summary: str = "") -> None:
         """Note what the action started elsewhere."""
         result = self.record["output"].setdefault("executionResult", {})
-        result |= {k: v for k, v in (("externalExecutionId", identifier), ("externalExecutionUrl", url), ("externalExecutionSummary", summary)) if v}
+        result |= {
+            k: v
+            for k, v in (
+                ("externalExecutionId", identifier),
+                ("externalExecutionUrl", url),
+                ("externalExecutionSummary", summary),
+            )
+            if v
+        }
         self.run.touch()
 
     def wait(self) -> None:
@@ -93,8 +124,10 @@ class Action:
         try:
             self.client("s3").put_object(Bucket=store["location"], Key=key, Body=content, **encryption)
         except ClientError as error:
-            raise ActionFailed("PermissionError" if "Denied" in str(error) else "ConfigurationError",
-                               f"The artifact {name} could not be written to s3://{store['location']}/{key}: {error}") from error  # fmt: skip
+            raise ActionFailed(
+                "PermissionError" if "Denied" in str(error) else "ConfigurationError",
+                f"The artifact {name} could not be written to s3://{store['location']}/{key}: {error}",
+            ) from error
         where = {"bucket": store["location"], "key": key}
         self.outputs[name] = where
         return where
@@ -103,7 +136,9 @@ class Action:
         """An input artifact's files."""
         where = self.run.artifacts.get(artifact)
         if where is None:
-            raise ActionFailed("ConfigurationError", f"The input artifact {artifact} does not exist in this execution")
+            raise ActionFailed(
+                "ConfigurationError", f"The input artifact {artifact} does not exist in this execution"
+            )
         content = self.client("s3").get_object(Bucket=where["bucket"], Key=where["key"])["Body"].read()
         return zipfile.ZipFile(io.BytesIO(content))
 
@@ -112,15 +147,21 @@ class Action:
         artifact, found, path = reference.partition("::")
         inputs = [a["name"] for a in self.declaration.get("inputArtifacts", [])]
         if not found or artifact not in inputs:
-            raise ActionFailed("ConfigurationError", f"{key} is {reference!r}; it must be <input artifact>::<file>, with one of: {', '.join(inputs) or '(none)'}")
+            raise ActionFailed(
+                "ConfigurationError",
+                f"{key} is {reference!r}; it must be <input artifact>::<file>, with one of: "
+                f"{', '.join(inputs) or '(none)'}",
+            )
         with self.files(artifact) as archive:
             try:
                 return archive.read(path)
             except KeyError:
-                raise ActionFailed("ConfigurationError", f"File [{path}] does not exist in artifact [{artifact}]") from None
+                raise ActionFailed(
+                    "ConfigurationError", f"File [{path}] does not exist in artifact [{artifact}]"
+                ) from None
 
 
-# -- sources ------------------------------------------------------------------------------------------------------
+# -- sources -------------------------------------------------------------------------------------------
 def codecommit_source(action: Action) -> None:
     """Take the branch's (or the asked) commit as a zip."""
     name, branch = action.config["RepositoryName"], action.config["BranchName"]
@@ -130,19 +171,33 @@ def codecommit_source(action: Action) -> None:
         commit = action.run.revisions.get(action.name, tip)
         details = client.get_commit(repositoryName=name, commitId=commit)["commit"]
     except client.exceptions.RepositoryDoesNotExistException:
-        raise ActionFailed("ConfigurationError", f"The action failed because no repository named {name} was found in AWS CodeCommit. Make sure you are using "
-                                                 "the correct repository, and then try again.") from None  # fmt: skip
+        raise ActionFailed(
+            "ConfigurationError",
+            f"The action failed because no repository named {name} was found in AWS CodeCommit. Make sure "
+            "you are using "
+            "the correct repository, and then try again.",
+        ) from None
     except client.exceptions.BranchDoesNotExistException:
-        raise ActionFailed("ConfigurationError", f"The action failed because no branch named {branch} was found in the selected AWS CodeCommit repository "
-                                                 f"{name}. Make sure you are using the correct branch name, and then try again. Error: null") from None  # fmt: skip
+        raise ActionFailed(
+            "ConfigurationError",
+            f"The action failed because no branch named {branch} was found in the selected AWS CodeCommit "
+            "repository "
+            f"{name}. Make sure you are using the correct branch name, and then try again. Error: null",
+        ) from None
     repository = action.cloud.services["codecommit"].find(name)
     action.store(action.declaration["outputArtifacts"][0]["name"], repository.archive(commit))
     message = details["message"].strip()
     action.variables = {
-        "RepositoryName": name, "BranchName": branch, "CommitId": commit, "CommitMessage": message, "AuthorDate": author_date(details["author"]["date"]),
+        "RepositoryName": name,
+        "BranchName": branch,
+        "CommitId": commit,
+        "CommitMessage": message,
+        "AuthorDate": author_date(details["author"]["date"]),
         "CommitterDate": author_date(details["committer"]["date"]),
-    }  # fmt: skip
-    action.external(commit, f"{action.cloud.endpoint}/v1/repos/{name}", message.splitlines()[0][:2048] if message else "")
+    }
+    action.external(
+        commit, f"{action.cloud.endpoint}/v1/repos/{name}", message.splitlines()[0][:2048] if message else ""
+    )
     _revision(action, commit, message)
 
 
@@ -154,31 +209,51 @@ def s3_source(action: Action) -> None:
     try:
         answer = client.get_object(Bucket=bucket, Key=key, **({"VersionId": version} if version else {}))
     except ClientError as error:
-        raise ActionFailed("ConfigurationError", f"The object with key '{key}' in the bucket '{bucket}' could not be read: {error}") from error
+        raise ActionFailed(
+            "ConfigurationError",
+            f"The object with key '{key}' in the bucket '{bucket}' could not be read: {error}",
+        ) from error
     if "VersionId" not in answer:
-        raise ActionFailed("ConfigurationError", f"The bucket {bucket} is not versioned: a source bucket must be")
+        raise ActionFailed(
+            "ConfigurationError", f"The bucket {bucket} is not versioned: a source bucket must be"
+        )
     action.store(action.declaration["outputArtifacts"][0]["name"], answer["Body"].read())
-    action.variables = {"BucketName": bucket, "ObjectKey": key, "VersionId": answer["VersionId"], "ETag": answer["ETag"].strip('"')}
+    action.variables = {
+        "BucketName": bucket,
+        "ObjectKey": key,
+        "VersionId": answer["VersionId"],
+        "ETag": answer["ETag"].strip('"'),
+    }
     action.external(answer["VersionId"], "", f"Amazon S3 version id: {answer['VersionId']}")
     _revision(action, answer["VersionId"], f"Amazon S3 version id: {answer['VersionId']}")
 
 
 def _revision(action: Action, identifier: str, summary: str) -> None:
-    action.state["currentRevision"] = {"revisionId": identifier, "revisionChangeId": identifier, "created": clock.now()}
+    action.state["currentRevision"] = {
+        "revisionId": identifier,
+        "revisionChangeId": identifier,
+        "created": clock.now(),
+    }
     action.run.source_revisions[action.name] = {
-        "name": action.declaration["outputArtifacts"][0]["name"], "actionName": action.name, "revisionId": identifier,
-        "revisionSummary": summary[:2048], "created": clock.now(),
-    }  # fmt: skip
+        "name": action.declaration["outputArtifacts"][0]["name"],
+        "actionName": action.name,
+        "revisionId": identifier,
+        "revisionSummary": summary[:2048],
+        "created": clock.now(),
+    }
 
 
-# -- build --------------------------------------------------------------------------------------------------------
+# -- build ---------------------------------------------------------------------------------------------
 def codebuild(action: Action) -> None:
     """Run a build with the input artifacts as sources; its artifacts become the outputs."""
     service = action.cloud.services["codebuild"]
     inputs = [a["name"] for a in action.declaration["inputArtifacts"]]
     primary = action.config.get("PrimarySource") or inputs[0]
     where = {name: action.run.artifacts[name] for name in inputs}
-    sources = [ZipSource("" if n == primary else n, where[n]["bucket"], where[n]["key"]) for n in sorted(inputs, key=lambda n: n != primary)]
+    sources = [
+        ZipSource("" if n == primary else n, where[n]["bucket"], where[n]["key"])
+        for n in sorted(inputs, key=lambda n: n != primary)
+    ]
     outputs = [a["name"] for a in action.declaration.get("outputArtifacts", [])]
     delivered: dict[str, bytes] = {}
 
@@ -187,7 +262,11 @@ def codebuild(action: Action) -> None:
         for name in outputs:
             content = build.outputs.get(name) or (build.outputs.get("") if len(outputs) == 1 else None)
             if content is None:
-                raise BuildFailed("CLIENT_ERROR", f"no artifact named {name} in the buildspec: {len(outputs)} output artifacts are secondary-artifacts by name")
+                raise BuildFailed(
+                    "CLIENT_ERROR",
+                    f"no artifact named {name} in the buildspec: {len(outputs)} output artifacts are "
+                    "secondary-artifacts by name",
+                )
             delivered[name] = content
 
     token = str(uuid.uuid4())
@@ -196,15 +275,30 @@ def codebuild(action: Action) -> None:
         variables = json.loads(action.config.get("EnvironmentVariables") or "[]")
     except ValueError as error:
         raise ActionFailed("ConfigurationError", f"EnvironmentVariables is not JSON: {error}") from error
-    revision = next((r["revisionId"] for r in action.run.source_revisions.values() if r["name"] == primary), "")
-    override = {"buildspecOverride": action.config["BuildspecOverride"]} if action.config.get("BuildspecOverride") else {}
+    revision = next(
+        (r["revisionId"] for r in action.run.source_revisions.values() if r["name"] == primary), ""
+    )
+    override = (
+        {"buildspecOverride": action.config["BuildspecOverride"]}
+        if action.config.get("BuildspecOverride")
+        else {}
+    )
     client = action.client("codebuild")
     try:
-        build = client.start_build(projectName=action.config["ProjectName"], environmentVariablesOverride=variables, idempotencyToken=token,
-                                   sourceVersion=revision or f"arn:aws:s3:::{where[primary]['bucket']}/{where[primary]['key']}", **override)["build"]  # fmt: skip
+        build = client.start_build(
+            projectName=action.config["ProjectName"],
+            environmentVariablesOverride=variables,
+            idempotencyToken=token,
+            sourceVersion=revision or f"arn:aws:s3:::{where[primary]['bucket']}/{where[primary]['key']}",
+            **override,
+        )["build"]
     except ClientError as error:
-        raise ActionFailed("ConfigurationError", f"Error calling startBuild: {error.response['Error']['Message']} (Service: CodeBuild; Error Code: "
-                                                 f"{error.response['Error']['Code']})") from error  # fmt: skip
+        raise ActionFailed(
+            "ConfigurationError",
+            f"Error calling startBuild: {error.response['Error']['Message']} (Service: CodeBuild; Error "
+            "Code: "
+            f"{error.response['Error']['Code']})",
+        ) from error
     finally:
         service.prepared.pop(token, None)
     action.external(build["id"], build["logs"].get("deepLink", ""))
@@ -217,25 +311,37 @@ def codebuild(action: Action) -> None:
     if build["buildStatus"] != "SUCCEEDED":
         failed = next((p for p in build["phases"] if p.get("phaseStatus") not in (None, "SUCCEEDED")), None)
         context = (failed or {}).get("contexts", [{}])[0]
-        raise ActionFailed("JobFailed", f"Build terminated with state: {build['buildStatus']}. Phase: {failed['phaseType'] if failed else '-'}, "
-                                        f"Code: {context.get('statusCode', '')}, Message: {context.get('message', '')}")  # fmt: skip
+        raise ActionFailed(
+            "JobFailed",
+            f"Build terminated with state: {build['buildStatus']}. Phase: "
+            f"{failed['phaseType'] if failed else '-'}, "
+            f"Code: {context.get('statusCode', '')}, Message: {context.get('message', '')}",
+        )
     for name, content in delivered.items():
         action.store(name, content)
     action.variables = {v["name"]: v["value"] for v in build.get("exportedEnvironmentVariables", [])}
 
 
-# -- CloudFormation -----------------------------------------------------------------------------------------------
+# -- CloudFormation ------------------------------------------------------------------------------------
 _FAILED = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED", "UPDATE_ROLLBACK_FAILED")
 
 
 def cloudformation(action: Action) -> None:
     """Create, update, replace or delete a stack, at once or by way of a change set."""
-    client, mode, name = action.client("cloudformation"), action.config["ActionMode"], action.config["StackName"]
+    client, mode, name = (
+        action.client("cloudformation"),
+        action.config["ActionMode"],
+        action.config["StackName"],
+    )
     if action.config.get("RoleArn"):
         try:
             action.cloud.check_trust(action.config["RoleArn"], "cloudformation.amazonaws.com")
         except Exception as error:
-            raise ActionFailed("ConfigurationError", f"Role {action.config['RoleArn']} is invalid or cannot be assumed: {getattr(error, 'message', error)}") from error
+            raise ActionFailed(
+                "ConfigurationError",
+                f"Role {action.config['RoleArn']} is invalid or cannot be assumed: "
+                f"{getattr(error, 'message', error)}",
+            ) from error
     stack = _stack(client, name)
     if mode == "DELETE_ONLY":
         if stack:
@@ -249,8 +355,10 @@ def cloudformation(action: Action) -> None:
     else:
         if stack and stack["StackStatus"] in _FAILED:
             if mode == "CREATE_UPDATE":
-                raise ActionFailed("StackUpdateFailed" if "UPDATE" in stack["StackStatus"] else "ConfigurationError",
-                                   f"Stack:{stack['StackId']} is in {stack['StackStatus']} state and can not be updated.")  # fmt: skip
+                raise ActionFailed(
+                    "StackUpdateFailed" if "UPDATE" in stack["StackStatus"] else "ConfigurationError",
+                    f"Stack:{stack['StackId']} is in {stack['StackStatus']} state and can not be updated.",
+                )
             _delete(action, client, stack)
             stack = None
         _create_or_update(action, client, name, stack)
@@ -274,21 +382,36 @@ def _request(action: Action) -> dict[str, Any]:
     if len(body.encode()) > 51_200:  # as a body it would be refused; CodePipeline hands it over in S3
         where = action.store("template", body.encode())
         action.outputs.pop("template")
-        template = {"TemplateURL": f"https://{where['bucket']}.s3.{action.cloud.region}.amazonaws.com/{where['key']}"}
+        template = {
+            "TemplateURL": f"https://{where['bucket']}.s3.{action.cloud.region}.amazonaws.com/{where['key']}"
+        }
     settings: dict[str, Any] = {}
     if config.get("TemplateConfiguration"):
-        settings = _json(action.file(config["TemplateConfiguration"], "TemplateConfiguration"), config["TemplateConfiguration"])
+        settings = _json(
+            action.file(config["TemplateConfiguration"], "TemplateConfiguration"),
+            config["TemplateConfiguration"],
+        )
         unknown = sorted(set(settings) - {"Parameters", "Tags", "StackPolicy"})
         if unknown:
-            raise ActionFailed("ConfigurationError", f"{config['TemplateConfiguration']} has unknown keys {', '.join(unknown)}; there are Parameters, Tags, StackPolicy")
+            raise ActionFailed(
+                "ConfigurationError",
+                f"{config['TemplateConfiguration']} has unknown keys {', '.join(unknown)}; there are "
+                "Parameters, Tags, StackPolicy",
+            )
     parameters = dict(settings.get("Parameters") or {})
     for key, value in _json(config.get("ParameterOverrides") or "{}", "ParameterOverrides").items():
         parameters[key] = _override(action, key, value)
     wrong = [k for k, v in parameters.items() if not isinstance(v, str)]
     if wrong:
-        raise ActionFailed("ConfigurationError", f"TemplateConfiguration: the value of parameter {wrong[0]} is not a string")
-    out = {**template, "Parameters": [{"ParameterKey": k, "ParameterValue": v} for k, v in parameters.items()],
-           "Tags": [{"Key": k, "Value": v} for k, v in (settings.get("Tags") or {}).items()], "RoleARN": config["RoleArn"]}  # fmt: skip
+        raise ActionFailed(
+            "ConfigurationError", f"TemplateConfiguration: the value of parameter {wrong[0]} is not a string"
+        )
+    out = {
+        **template,
+        "Parameters": [{"ParameterKey": k, "ParameterValue": v} for k, v in parameters.items()],
+        "Tags": [{"Key": k, "Value": v} for k, v in (settings.get("Tags") or {}).items()],
+        "RoleARN": config["RoleArn"],
+    }
     if config.get("Capabilities"):
         out["Capabilities"] = [c.strip() for c in config["Capabilities"].split(",")]
     if settings.get("StackPolicy"):
@@ -310,16 +433,25 @@ def _override(action: Action, key: str, value: Any) -> Any:
     if isinstance(value, dict) and "Fn::GetArtifactAtt" in value:
         artifact, attribute = value["Fn::GetArtifactAtt"]
         where = action.run.artifacts.get(artifact, {})
-        known = {"BucketName": where.get("bucket"), "ObjectKey": where.get("key"), "ArtifactName": artifact,
-                 "URL": f"https://{where.get('bucket')}.s3.{action.cloud.region}.amazonaws.com/{where.get('key')}"}  # fmt: skip
+        known = {
+            "BucketName": where.get("bucket"),
+            "ObjectKey": where.get("key"),
+            "ArtifactName": artifact,
+            "URL": f"https://{where.get('bucket')}.s3.{action.cloud.region}.amazonaws.com/{where.get('key')}",
+        }
         if not where or attribute not in known:
-            raise ActionFailed("ConfigurationError", f"ParameterOverrides.{key}: artifact {artifact} has no attribute {attribute}")
+            raise ActionFailed(
+                "ConfigurationError",
+                f"ParameterOverrides.{key}: artifact {artifact} has no attribute {attribute}",
+            )
         return known[attribute]
     if isinstance(value, dict) and "Fn::GetParam" in value:
         artifact, file, name = value["Fn::GetParam"]
         found = _json(action.file(f"{artifact}::{file}", "ParameterOverrides"), f"{artifact}::{file}")
         if name not in found:
-            raise ActionFailed("ConfigurationError", f"ParameterOverrides.{key}: {artifact}::{file} has no key {name}")
+            raise ActionFailed(
+                "ConfigurationError", f"ParameterOverrides.{key}: {artifact}::{file} has no key {name}"
+            )
         return found[name]
     return value
 
@@ -345,17 +477,27 @@ def _refused(error: ClientError, name: str) -> ActionFailed:
 
 
 def _settle(action: Action, client: Any, identifier: str, good: tuple[str, ...]) -> None:
-    """Wait until the stack has come to rest. Raises ActionFailed with the reasons of the resources that failed."""
+    """Wait until the stack has come to rest.
+
+    Raises ActionFailed with the reasons of the resources that failed.
+    """
     while (stack := _stack(client, identifier)) and stack["StackStatus"].endswith("_IN_PROGRESS"):
         action.wait()
     status = stack["StackStatus"] if stack else "DELETE_COMPLETE"
     if status in good or (status == "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS" and "UPDATE_COMPLETE" in good):
         return
     events = client.describe_stack_events(StackName=identifier)["StackEvents"]
-    reasons = [f"{e['LogicalResourceId']} ({e['ResourceType']}): {e.get('ResourceStatusReason', '')}" for e in reversed(events)
-               if e["ResourceStatus"].endswith("_FAILED") and "cancelled" not in e.get("ResourceStatusReason", "")]  # fmt: skip
-    raise ActionFailed("JobFailed", f"Stack {stack['StackName'] if stack else identifier} is in {status}: {(stack or {}).get('StackStatusReason', '')} "
-                                    f"{'; '.join(dict.fromkeys(reasons[-3:]))}".strip())  # fmt: skip
+    reasons = [
+        f"{e['LogicalResourceId']} ({e['ResourceType']}): {e.get('ResourceStatusReason', '')}"
+        for e in reversed(events)
+        if e["ResourceStatus"].endswith("_FAILED") and "cancelled" not in e.get("ResourceStatusReason", "")
+    ]
+    raise ActionFailed(
+        "JobFailed",
+        f"Stack {stack['StackName'] if stack else identifier} is in {status}: "
+        f"{(stack or {}).get('StackStatusReason', '')} "
+        f"{'; '.join(dict.fromkeys(reasons[-3:]))}".strip(),
+    )
 
 
 def _delete(action: Action, client: Any, stack: dict[str, Any]) -> None:
@@ -377,14 +519,21 @@ def _change_set(action: Action, client: Any, name: str, stack: dict[str, Any] | 
         if "does not exist" not in str(error) and "NotFound" not in str(error):
             raise
     try:
-        made = client.create_change_set(StackName=name, ChangeSetName=change, ChangeSetType="CREATE" if new else "UPDATE", **request)
+        made = client.create_change_set(
+            StackName=name, ChangeSetName=change, ChangeSetType="CREATE" if new else "UPDATE", **request
+        )
     except ClientError as error:
         raise _refused(error, name) from error
     action.external(made["Id"])
-    while (found := client.describe_change_set(ChangeSetName=made["Id"], StackName=name))["Status"] in ("CREATE_PENDING", "CREATE_IN_PROGRESS"):
+    while (found := client.describe_change_set(ChangeSetName=made["Id"], StackName=name))["Status"] in (
+        "CREATE_PENDING",
+        "CREATE_IN_PROGRESS",
+    ):
         action.wait()
     if found["Status"] == "FAILED" and not _empty(found):
-        raise ActionFailed("ConfigurationError", f"Change set {change} of stack {name}: {found.get('StatusReason', '')}")
+        raise ActionFailed(
+            "ConfigurationError", f"Change set {change} of stack {name}: {found.get('StatusReason', '')}"
+        )
     if policy:
         client.set_stack_policy(StackName=name, StackPolicyBody=policy)
     action.variables = {"ChangeSetName": change, "StackName": name}
@@ -420,7 +569,7 @@ def _outputs(action: Action, client: Any, name: str) -> None:
         action.store(artifacts[0]["name"], packed.getvalue())
 
 
-# -- approval, Lambda -----------------------------------------------------------------------------------------------
+# -- approval, Lambda ----------------------------------------------------------------------------------
 def approval(action: Action) -> None:
     """Ask a person by the topic, and wait for PutApprovalResult or the time to run out."""
     token = str(uuid.uuid4())
@@ -433,7 +582,9 @@ def approval(action: Action) -> None:
         _ask(action, token, expires)
     while not (answer := action.record["approval"]["answer"]):
         if clock.now() > expires:
-            raise ActionFailed("ApprovalTimedOut", f"The approval action did not get an answer within {minutes} minutes")
+            raise ActionFailed(
+                "ApprovalTimedOut", f"The approval action did not get an answer within {minutes} minutes"
+            )
         action.wait()
     action.external("", "", answer["summary"])
     action.state["lastUpdatedBy"] = answer["by"]
@@ -446,25 +597,54 @@ def _ask(action: Action, token: str, expires: Any) -> None:
     pipeline, region = action.run.pipeline.name, action.cloud.region
     link = f"https://console.aws.amazon.com/codesuite/codepipeline/pipelines/{pipeline}/view?region={region}"
     details = {
-        "pipelineName": pipeline, "stageName": action.stage, "actionName": action.name, "token": token,
-        "expires": expires.strftime("%Y-%m-%dT%H:%MZ"), "externalEntityLink": action.config.get("ExternalEntityLink"),
-        "approvalReviewLink": f"{link}#/{action.stage}/{action.name}/approve/{token}", "customData": action.config.get("CustomData"),
-    }  # fmt: skip
-    mail = "\n".join([
-        "Hello,", "", "The following Approval action is waiting for your response:", "", "--Pipeline Details--", "",
-        f"Pipeline name: {pipeline}", f"Stage name: {action.stage}", f"Action name: {action.name}", f"Region: {region}", "",
-        "--Approval Details--", "", f"Approval review URL: {details['approvalReviewLink']}",
-        f"URL for review: {details['externalEntityLink'] or '(none)'}", f"Additional information: {details['customData'] or '(none)'}",
-        f"Deadline: This review request will expire on {details['expires']}", "", "Sincerely,", "Amazon Web Services",
-    ])  # fmt: skip
-    document = json.dumps({"region": region, "consoleLink": link, "approval": {k: v for k, v in details.items() if v}})
+        "pipelineName": pipeline,
+        "stageName": action.stage,
+        "actionName": action.name,
+        "token": token,
+        "expires": expires.strftime("%Y-%m-%dT%H:%MZ"),
+        "externalEntityLink": action.config.get("ExternalEntityLink"),
+        "approvalReviewLink": f"{link}#/{action.stage}/{action.name}/approve/{token}",
+        "customData": action.config.get("CustomData"),
+    }
+    mail = "\n".join(
+        [
+            "Hello,",
+            "",
+            "The following Approval action is waiting for your response:",
+            "",
+            "--Pipeline Details--",
+            "",
+            f"Pipeline name: {pipeline}",
+            f"Stage name: {action.stage}",
+            f"Action name: {action.name}",
+            f"Region: {region}",
+            "",
+            "--Approval Details--",
+            "",
+            f"Approval review URL: {details['approvalReviewLink']}",
+            f"URL for review: {details['externalEntityLink'] or '(none)'}",
+            f"Additional information: {details['customData'] or '(none)'}",
+            f"Deadline: This review request will expire on {details['expires']}",
+            "",
+            "Sincerely,",
+            "Amazon Web Services",
+        ]
+    )
+    document = json.dumps(
+        {"region": region, "consoleLink": link, "approval": {k: v for k, v in details.items() if v}}
+    )
     try:
         action.client("sns").publish(
-            TopicArn=action.config["NotificationArn"], Subject=f"APPROVAL NEEDED: AWS CodePipeline {pipeline} for action {action.name}"[:99],
-            MessageStructure="json", Message=json.dumps({"default": document, "email": mail, "email-json": document}),
-        )  # fmt: skip
+            TopicArn=action.config["NotificationArn"],
+            Subject=f"APPROVAL NEEDED: AWS CodePipeline {pipeline} for action {action.name}"[:99],
+            MessageStructure="json",
+            Message=json.dumps({"default": document, "email": mail, "email-json": document}),
+        )
     except ClientError as error:
-        raise ActionFailed("ConfigurationError", f"The approval could not be announced on {action.config['NotificationArn']}: {error}") from error
+        raise ActionFailed(
+            "ConfigurationError",
+            f"The approval could not be announced on {action.config['NotificationArn']}: {error}",
+        ) from error
 
 
 def lambda_invoke(action: Action) -> None:
@@ -472,21 +652,42 @@ def lambda_invoke(action: Action) -> None:
     job = str(uuid.uuid4())
     jobs = action.cloud.services["codepipeline"].jobs
     jobs[job] = None
-    event = {"CodePipeline.job": {"id": job, "accountId": action.cloud.account, "data": {
-        "actionConfiguration": {"configuration": dict(action.config)},
-        "inputArtifacts": [_job_artifact(a["name"], action.run.artifacts[a["name"]]) for a in action.declaration.get("inputArtifacts", [])],
-        "outputArtifacts": [], "continuationToken": None,
-    }}}  # fmt: skip
+    event = {
+        "CodePipeline.job": {
+            "id": job,
+            "accountId": action.cloud.account,
+            "data": {
+                "actionConfiguration": {"configuration": dict(action.config)},
+                "inputArtifacts": [
+                    _job_artifact(a["name"], action.run.artifacts[a["name"]])
+                    for a in action.declaration.get("inputArtifacts", [])
+                ],
+                "outputArtifacts": [],
+                "continuationToken": None,
+            },
+        }
+    }
     try:
-        action.client("lambda").invoke(FunctionName=action.config["FunctionName"], InvocationType="Event", Payload=json.dumps(event).encode())
+        action.client("lambda").invoke(
+            FunctionName=action.config["FunctionName"],
+            InvocationType="Event",
+            Payload=json.dumps(event).encode(),
+        )
     except ClientError as error:
-        raise ActionFailed("ConfigurationError", f"The function {action.config['FunctionName']} could not be invoked: {error}") from error
+        raise ActionFailed(
+            "ConfigurationError",
+            f"The function {action.config['FunctionName']} could not be invoked: {error}",
+        ) from error
     action.external(job)
     deadline = clock.time() + 3600
     while jobs[job] is None:
         if clock.time() > deadline:
-            raise ActionFailed("JobFailed", "The AWS Lambda function failed to return a result. Check the function to verify that it has permission to call "
-                                            "the PutJobSuccessResult action and that it made a call to PutJobSuccessResult.")  # fmt: skip
+            raise ActionFailed(
+                "JobFailed",
+                "The AWS Lambda function failed to return a result. Check the function to verify that it "
+                "has permission to call "
+                "the PutJobSuccessResult action and that it made a call to PutJobSuccessResult.",
+            )
         action.wait()
     answer = copy.deepcopy(jobs.pop(job))
     if "failureDetails" in answer:
@@ -497,10 +698,19 @@ def lambda_invoke(action: Action) -> None:
 
 
 def _job_artifact(name: str, where: Artifact) -> dict[str, Any]:
-    return {"name": name, "revision": None, "location": {"type": "S3", "s3Location": {"bucketName": where["bucket"], "objectKey": where["key"]}}}
+    return {
+        "name": name,
+        "revision": None,
+        "location": {"type": "S3", "s3Location": {"bucketName": where["bucket"], "objectKey": where["key"]}},
+    }
 
 
 RUNNERS = {
-    ("Source", "CodeCommit"): codecommit_source, ("Source", "S3"): s3_source, ("Build", "CodeBuild"): codebuild, ("Test", "CodeBuild"): codebuild,
-    ("Deploy", "CloudFormation"): cloudformation, ("Approval", "Manual"): approval, ("Invoke", "Lambda"): lambda_invoke,
-}  # fmt: skip
+    ("Source", "CodeCommit"): codecommit_source,
+    ("Source", "S3"): s3_source,
+    ("Build", "CodeBuild"): codebuild,
+    ("Test", "CodeBuild"): codebuild,
+    ("Deploy", "CloudFormation"): cloudformation,
+    ("Approval", "Manual"): approval,
+    ("Invoke", "Lambda"): lambda_invoke,
+}

@@ -1,8 +1,9 @@
-"""How pipeline executions run: stages one after the other, actions of one run order side by side, by execution mode.
+"""How pipeline executions run: stage by stage, the actions of one run order side by side.
 
-An execution is a thread that walks through the stages. A stage holds one execution at a time (not in PARALLEL mode);
-the next one waits at the door: in SUPERSEDED mode the newest pushes out those that wait, in QUEUED mode they keep
-their order. Everything that ListActionExecutions and GetPipelineState tell is noted in records while it happens.
+An execution is a thread that walks through the stages. A stage holds one execution at a time (not in PARALLEL
+mode); the next one waits at the door: in SUPERSEDED mode the newest pushes out those that wait, in QUEUED
+mode they keep their order. Everything that ListActionExecutions and GetPipelineState tell is noted in records
+while it happens.
 """
 
 from __future__ import annotations
@@ -22,8 +23,17 @@ from localaws.pipelines.structure import VARIABLE
 if TYPE_CHECKING:
     from localaws.cloud import Cloud
 
-_STATES = {"InProgress": "STARTED", "Succeeded": "SUCCEEDED", "Failed": "FAILED", "Stopped": "STOPPED", "Stopping": "STOPPING",
-           "Superseded": "SUPERSEDED", "Cancelled": "CANCELED", "Abandoned": "ABANDONED", "Skipped": "SKIPPED"}  # fmt: skip
+_STATES = {
+    "InProgress": "STARTED",
+    "Succeeded": "SUCCEEDED",
+    "Failed": "FAILED",
+    "Stopped": "STOPPED",
+    "Stopping": "STOPPING",
+    "Superseded": "SUPERSEDED",
+    "Cancelled": "CANCELED",
+    "Abandoned": "ABANDONED",
+    "Skipped": "SKIPPED",
+}
 
 
 class Superseded(Exception):
@@ -66,7 +76,10 @@ class Pipeline:
 
     def store(self, region: str | None = None) -> dict[str, Any]:
         """The artifact store (of a region)."""
-        return self.declaration.get("artifactStore") or self.declaration["artifactStores"][region or self.cloud.region]
+        return (
+            self.declaration.get("artifactStore")
+            or self.declaration["artifactStores"][region or self.cloud.region]
+        )
 
     def stage(self, name: str) -> dict[str, Any]:
         """A stage's declaration. Raises AwsError StageNotFoundException."""
@@ -124,8 +137,14 @@ class Door:
 class Run:
     """One execution of a pipeline."""
 
-    def __init__(self, pipeline: Pipeline, trigger: tuple[str, str], variables: dict[str, str], revisions: dict[str, str],
-                 kind: str = "STANDARD") -> None:  # fmt: skip
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        trigger: tuple[str, str],
+        variables: dict[str, str],
+        revisions: dict[str, str],
+        kind: str = "STANDARD",
+    ) -> None:
         self.pipeline, self.cloud = pipeline, pipeline.cloud
         self.declaration = copy.deepcopy(pipeline.declaration)
         self.id = str(uuid.uuid4())
@@ -145,9 +164,12 @@ class Run:
         self.rollback_target = ""
         self.overridden: set[str] = set()
 
-    # -- walking through --------------------------------------------------------------------------------------
+    # -- walking through --------------------------------------------------------------------------------
     def go(self, first: str | None = None, retry: str = "", only: bool = False) -> None:
-        """Run from a stage (the first by default) to the end; ``retry`` is FAILED_ACTIONS or ALL_ACTIONS for that stage."""
+        """Run from a stage (the first by default) to the end.
+
+        ``retry`` is FAILED_ACTIONS or ALL_ACTIONS for that stage.
+        """
         names = [s["name"] for s in self.declaration["stages"]]
         start = names.index(first) if first else 0
         self._set("InProgress", "RESUMED" if retry else "STARTED")
@@ -186,7 +208,13 @@ class Run:
         door = self.pipeline.door(name)
         self.heed()
         door.enter(self)
-        record = {"pipelineExecutionId": self.id, "status": "InProgress", "type": self.kind, "attempt": 1, "conditions": {}}
+        record = {
+            "pipelineExecutionId": self.id,
+            "status": "InProgress",
+            "type": self.kind,
+            "attempt": 1,
+            "conditions": {},
+        }
         before = self.stages.get(name)
         if retry and before:
             record["attempt"] = before["attempt"] + 1
@@ -197,13 +225,18 @@ class Run:
             if verdict in ("SKIP", "FAIL"):
                 return self._close(name, record, "Skipped" if verdict == "SKIP" else "Failed")
             outcome = self._actions(stage, retry)
-            if outcome == "Succeeded" and self._conditions(stage, "onSuccess", record) in ("FAIL", "ROLLBACK"):
+            if outcome == "Succeeded" and self._conditions(stage, "onSuccess", record) in (
+                "FAIL",
+                "ROLLBACK",
+            ):
                 outcome = "Failed"
             on_failure = stage.get("onFailure") or {}
             if outcome == "Failed" and on_failure.get("result") == "RETRY" and not retry:
                 record["attempt"] += 1
                 record["automatic"] = True
-                outcome = self._actions(stage, (on_failure.get("retryConfiguration") or {}).get("retryMode", "FAILED_ACTIONS"))
+                outcome = self._actions(
+                    stage, (on_failure.get("retryConfiguration") or {}).get("retryMode", "FAILED_ACTIONS")
+                )
             self._close(name, record, outcome)
             if outcome == "Failed" and on_failure.get("result") == "ROLLBACK":
                 self._roll_back(name)
@@ -221,12 +254,25 @@ class Run:
 
     def _actions(self, stage: dict[str, Any], retry: str) -> str:
         """Run a stage's actions by run order; Succeeded, Failed or Stopped."""
-        done = {r["actionName"] for r in self.records if r["stageName"] == stage["name"] and r["status"] == "Succeeded"} if retry == "FAILED_ACTIONS" else set()
+        done = (
+            {
+                r["actionName"]
+                for r in self.records
+                if r["stageName"] == stage["name"] and r["status"] == "Succeeded"
+            }
+            if retry == "FAILED_ACTIONS"
+            else set()
+        )
         for order in sorted({a.get("runOrder", 1) for a in stage["actions"]}):
             group = [a for a in stage["actions"] if a.get("runOrder", 1) == order and a["name"] not in done]
             self.heed()
             results: dict[str, str] = {}
-            threads = [self.cloud.spawn(self._action, stage["name"], action, results, name=f"action-{action['name']}") for action in group]
+            threads = [
+                self.cloud.spawn(
+                    self._action, stage["name"], action, results, name=f"action-{action['name']}"
+                )
+                for action in group
+            ]
             for thread in threads:
                 thread.join()
             if "Abandoned" in results.values():
@@ -239,13 +285,29 @@ class Run:
         name, now = declaration["name"], clock.now()
         given = declaration.get("configuration") or {}
         record: dict[str, Any] = {
-            "pipelineExecutionId": self.id, "actionExecutionId": str(uuid.uuid4()), "pipelineVersion": self.declaration["version"], "stageName": stage,
-            "actionName": name, "startTime": now, "lastUpdateTime": now, "status": "InProgress", "output": {"outputArtifacts": []},
-            "input": {"actionTypeId": declaration["actionTypeId"], "configuration": given, "resolvedConfiguration": {}, "region": self.cloud.region,
-                      "roleArn": declaration.get("roleArn"), "namespace": declaration.get("namespace"), "inputArtifacts": [
-                          {"name": a["name"], "s3location": self.artifacts[a["name"]]} for a in declaration.get("inputArtifacts", [])
-                          if a["name"] in self.artifacts]},
-        }  # fmt: skip
+            "pipelineExecutionId": self.id,
+            "actionExecutionId": str(uuid.uuid4()),
+            "pipelineVersion": self.declaration["version"],
+            "stageName": stage,
+            "actionName": name,
+            "startTime": now,
+            "lastUpdateTime": now,
+            "status": "InProgress",
+            "output": {"outputArtifacts": []},
+            "input": {
+                "actionTypeId": declaration["actionTypeId"],
+                "configuration": given,
+                "resolvedConfiguration": {},
+                "region": self.cloud.region,
+                "roleArn": declaration.get("roleArn"),
+                "namespace": declaration.get("namespace"),
+                "inputArtifacts": [
+                    {"name": a["name"], "s3location": self.artifacts[a["name"]]}
+                    for a in declaration.get("inputArtifacts", [])
+                    if a["name"] in self.artifacts
+                ],
+            },
+        }
         with self.pipeline.changed:
             self.records.append(record)
             state = self.pipeline.actions[(stage, name)] = {"record": record, "state": {}}
@@ -262,7 +324,9 @@ class Run:
                 self.artifacts |= action.outputs
                 if declaration.get("namespace"):
                     self.namespaces[declaration["namespace"]] = action.variables
-            record["output"]["outputArtifacts"] = [{"name": n, "s3location": w} for n, w in action.outputs.items()]
+            record["output"]["outputArtifacts"] = [
+                {"name": n, "s3location": w} for n, w in action.outputs.items()
+            ]
             record["output"]["outputVariables"] = action.variables
             status = "Succeeded"
         except ActionFailed as error:
@@ -272,9 +336,15 @@ class Run:
         except Exception as error:
             if not self.cloud.stopping:
                 self.cloud.log.warning("action %s of %s: %s", name, self.pipeline.name, error)
-            fault = "PermissionError" if "AccessDenied" in str(error) else "InternalError", getattr(error, "message", None) or str(error)
+            fault = (
+                "PermissionError" if "AccessDenied" in str(error) else "InternalError",
+                getattr(error, "message", None) or str(error),
+            )
         if status == "Failed":
-            record["output"].setdefault("executionResult", {})["errorDetails"] = {"code": fault[0], "message": fault[1]}
+            record["output"].setdefault("executionResult", {})["errorDetails"] = {
+                "code": fault[0],
+                "message": fault[1],
+            }
         record |= {"status": status, "lastUpdateTime": clock.now()}
         results[name] = status
         self.touch()
@@ -285,15 +355,25 @@ class Run:
 
         def value(match: re.Match) -> str:
             space, key = match.groups()
-            found = self.variables if space == "variables" else {"PipelineExecutionId": self.id} if space == "codepipeline" else self.namespaces.get(space, {})
+            found = (
+                self.variables
+                if space == "variables"
+                else {"PipelineExecutionId": self.id}
+                if space == "codepipeline"
+                else self.namespaces.get(space, {})
+            )
             if key not in found:
-                raise ActionFailed("InvalidVariableReference", f"The variable #{{{space}.{key}}} was not set by the actions before: namespace {space} holds "
-                                                               f"{', '.join(sorted(found)) or 'nothing'}")  # fmt: skip
+                raise ActionFailed(
+                    "InvalidVariableReference",
+                    f"The variable #{{{space}.{key}}} was not set by the actions before: namespace {space} "
+                    "holds "
+                    f"{', '.join(sorted(found)) or 'nothing'}",
+                )
             return found[key]
 
         return VARIABLE.sub(value, text)
 
-    # -- conditions ---------------------------------------------------------------------------------------------
+    # -- conditions -------------------------------------------------------------------------------------
     def _conditions(self, stage: dict[str, Any], kind: str, record: dict[str, Any]) -> str:
         """The result of the first condition that is not met; "" when all are."""
         verdict = ""
@@ -302,8 +382,14 @@ class Run:
             failed = [r for r in rules if r["status"] == "Failed"]
             overridden = bool(failed) and f"{stage['name']}/{kind}" in self.overridden
             status = "Overridden" if overridden else "Failed" if failed else "Succeeded"
-            record["conditions"].setdefault(kind, []).append({"status": status, "at": clock.now(), "rules": rules, "summary": (
-                f"Condition result: {condition['result']}" if failed else "")})  # fmt: skip
+            record["conditions"].setdefault(kind, []).append(
+                {
+                    "status": status,
+                    "at": clock.now(),
+                    "rules": rules,
+                    "summary": (f"Condition result: {condition['result']}" if failed else ""),
+                }
+            )
             if failed and not overridden and not verdict:
                 verdict = condition["result"]
         return verdict
@@ -315,13 +401,28 @@ class Run:
             resolved = {k: self.resolve(v) for k, v in given.items()}
             met = _compare(resolved["Variable"], resolved["Operator"], resolved["Value"])
             status = "Succeeded" if met else "Failed"
-            summary = f"{given['Variable']} is {resolved['Variable']!r}; {resolved['Operator']} {resolved['Value']!r} is {'met' if met else 'not met'}"
+            asked = f"{resolved['Operator']} {resolved['Value']!r}"
+            value = resolved["Variable"]
+            summary = f"{given['Variable']} is {value!r}; {asked} is {'met' if met else 'not met'}"
         except ActionFailed as error:
             summary = error.message
-        record = {"ruleExecutionId": str(uuid.uuid4()), "ruleName": rule["name"], "stageName": stage, "pipelineExecutionId": self.id, "startTime": now,
-                  "lastUpdateTime": clock.now(), "status": status, "pipelineVersion": self.declaration["version"],
-                  "input": {"ruleTypeId": rule["ruleTypeId"], "configuration": given, "resolvedConfiguration": resolved, "region": self.cloud.region},
-                  "output": {"executionResult": {"externalExecutionSummary": summary}}}  # fmt: skip
+        record = {
+            "ruleExecutionId": str(uuid.uuid4()),
+            "ruleName": rule["name"],
+            "stageName": stage,
+            "pipelineExecutionId": self.id,
+            "startTime": now,
+            "lastUpdateTime": clock.now(),
+            "status": status,
+            "pipelineVersion": self.declaration["version"],
+            "input": {
+                "ruleTypeId": rule["ruleTypeId"],
+                "configuration": given,
+                "resolvedConfiguration": resolved,
+                "region": self.cloud.region,
+            },
+            "output": {"executionResult": {"externalExecutionSummary": summary}},
+        }
         self.rules.append(record)
         return record
 
@@ -329,48 +430,90 @@ class Run:
         """Run the stage again as the last execution left it that went well."""
         for other in reversed(list(self.pipeline.runs.values())):
             if other is not self and other.stages.get(stage, {}).get("status") == "Succeeded":
-                self.cloud.services["codepipeline"].roll_back(self.pipeline, stage, other, "AutomatedRollback")
+                self.cloud.services["codepipeline"].roll_back(
+                    self.pipeline, stage, other, "AutomatedRollback"
+                )
                 return
         self.summary = f"Stage {stage} could not be rolled back: no earlier execution succeeded in it"
 
-    # -- events -------------------------------------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------------------
     def _set(self, status: str, state: str = "") -> None:
         self.status = status
         self.touch()
-        detail = {"pipeline": self.pipeline.name, "execution-id": self.id, "state": state or _STATES[status], "version": float(self.declaration["version"]),
-                  "start-time": self.started.strftime("%Y-%m-%dT%H:%M:%S.000Z"), "pipeline-execution-attempt": float(self.attempts),
-                  "execution-trigger": {"trigger-type": self.trigger[0], "trigger-detail": self.trigger[1]}}  # fmt: skip
+        detail = {
+            "pipeline": self.pipeline.name,
+            "execution-id": self.id,
+            "state": state or _STATES[status],
+            "version": float(self.declaration["version"]),
+            "start-time": self.started.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
+            "pipeline-execution-attempt": float(self.attempts),
+            "execution-trigger": {"trigger-type": self.trigger[0], "trigger-detail": self.trigger[1]},
+        }
         failed = [r for r in self.records if r["status"] == "Failed"]
         if status == "Failed" and failed:
-            detail["additionalAttributes"] = {"failedActionCount": len(failed), "failedActions": [
-                {"action": r["actionName"], "additionalInformation": r["output"].get("executionResult", {}).get("errorDetails", {}).get("message", "")}
-                for r in failed], "failedStage": failed[-1]["stageName"]}  # fmt: skip
-        self.cloud.emit("aws.codepipeline", "CodePipeline Pipeline Execution State Change", detail, [self.pipeline.arn])
+            detail["additionalAttributes"] = {
+                "failedActionCount": len(failed),
+                "failedActions": [
+                    {
+                        "action": r["actionName"],
+                        "additionalInformation": r["output"]
+                        .get("executionResult", {})
+                        .get("errorDetails", {})
+                        .get("message", ""),
+                    }
+                    for r in failed
+                ],
+                "failedStage": failed[-1]["stageName"],
+            }
+        self.cloud.emit(
+            "aws.codepipeline", "CodePipeline Pipeline Execution State Change", detail, [self.pipeline.arn]
+        )
         with self.pipeline.changed:
             self.pipeline.changed.notify_all()
 
     def _tell_stage(self, stage: str, state: str) -> None:
-        self.cloud.emit("aws.codepipeline", "CodePipeline Stage Execution State Change", {
-            "pipeline": self.pipeline.name, "execution-id": self.id, "stage": stage, "state": state, "version": float(self.declaration["version"]),
-            "start-time": self.started.strftime("%Y-%m-%dT%H:%M:%S.000Z"), "pipeline-execution-attempt": float(self.attempts),
-        }, [self.pipeline.arn])  # fmt: skip
+        self.cloud.emit(
+            "aws.codepipeline",
+            "CodePipeline Stage Execution State Change",
+            {
+                "pipeline": self.pipeline.name,
+                "execution-id": self.id,
+                "stage": stage,
+                "state": state,
+                "version": float(self.declaration["version"]),
+                "start-time": self.started.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
+                "pipeline-execution-attempt": float(self.attempts),
+            },
+            [self.pipeline.arn],
+        )
 
     def _tell_action(self, record: dict[str, Any]) -> None:
         kind = record["input"]["actionTypeId"]
         detail = {
-            "pipeline": self.pipeline.name, "execution-id": self.id, "action-execution-id": record["actionExecutionId"], "stage": record["stageName"],
-            "action": record["actionName"], "state": _STATES[record["status"]], "region": self.cloud.region, "version": float(record["pipelineVersion"]),
-            "type": {k: kind[k] for k in ("owner", "provider", "category", "version")}, "pipeline-execution-attempt": float(self.attempts),
+            "pipeline": self.pipeline.name,
+            "execution-id": self.id,
+            "action-execution-id": record["actionExecutionId"],
+            "stage": record["stageName"],
+            "action": record["actionName"],
+            "state": _STATES[record["status"]],
+            "region": self.cloud.region,
+            "version": float(record["pipelineVersion"]),
+            "type": {k: kind[k] for k in ("owner", "provider", "category", "version")},
+            "pipeline-execution-attempt": float(self.attempts),
             "start-time": record["startTime"].strftime("%Y-%m-%dT%H:%M:%S.000Z"),
-        }  # fmt: skip
+        }
         result = record["output"].get("executionResult")
         if result and record["status"] != "InProgress":
             error = result.get("errorDetails", {})
             detail["execution-result"] = {
-                "external-execution-id": result.get("externalExecutionId"), "external-execution-url": result.get("externalExecutionUrl"),
-                "external-execution-summary": result.get("externalExecutionSummary") or error.get("message"), "error-code": error.get("code"),
-            }  # fmt: skip
-        self.cloud.emit("aws.codepipeline", "CodePipeline Action Execution State Change", detail, [self.pipeline.arn])
+                "external-execution-id": result.get("externalExecutionId"),
+                "external-execution-url": result.get("externalExecutionUrl"),
+                "external-execution-summary": result.get("externalExecutionSummary") or error.get("message"),
+                "error-code": error.get("code"),
+            }
+        self.cloud.emit(
+            "aws.codepipeline", "CodePipeline Action Execution State Change", detail, [self.pipeline.arn]
+        )
 
 
 def _compare(value: str, operator: str, wanted: str) -> bool:

@@ -20,7 +20,9 @@ def repository(cloud) -> str:
 @pytest.fixture
 def clone(cloud, repository: str, tmp_path: Path) -> Path:
     """A clone of it with one commit pushed to main."""
-    url = cloud.client("codecommit").get_repository(repositoryName=repository)["repositoryMetadata"]["cloneUrlHttp"]
+    url = cloud.client("codecommit").get_repository(repositoryName=repository)["repositoryMetadata"][
+        "cloneUrlHttp"
+    ]
     cloud.git("clone", url, "work", cwd=tmp_path)
     work = tmp_path / "work"
     (work / "a.txt").write_text("one\n" * 20_000)  # large enough for git to compress the request
@@ -49,9 +51,15 @@ def test_push_is_seen_by_the_api(cloud, repository, clone):
 def test_commit_by_api_is_pulled_by_git(cloud, repository, clone):
     client = cloud.client("codecommit")
     made = client.put_file(
-        repositoryName=repository, branchName="main", filePath="b/c.txt", fileContent=b"two",
-        parentCommitId=head(cloud, repository), commitMessage="by api", name="Jo", email="jo@example.com",
-    )  # fmt: skip
+        repositoryName=repository,
+        branchName="main",
+        filePath="b/c.txt",
+        fileContent=b"two",
+        parentCommitId=head(cloud, repository),
+        commitMessage="by api",
+        name="Jo",
+        email="jo@example.com",
+    )
     cloud.git("pull", "origin", "main", cwd=clone)
     assert (clone / "b/c.txt").read_text() == "two"
     assert "Jo <jo@example.com>" in cloud.git("log", "-1", cwd=clone).stdout
@@ -65,10 +73,13 @@ def test_commit_by_api_is_pulled_by_git(cloud, repository, clone):
 def test_create_commit_puts_and_deletes_at_once(cloud, repository, clone):
     client, before = cloud.client("codecommit"), head(cloud, repository)
     client.create_commit(
-        repositoryName=repository, branchName="main", parentCommitId=before, commitMessage="both",
+        repositoryName=repository,
+        branchName="main",
+        parentCommitId=before,
+        commitMessage="both",
         putFiles=[{"filePath": "run.sh", "fileMode": "EXECUTABLE", "fileContent": b"#!/bin/sh\n"}],
         deleteFiles=[{"filePath": "a.txt"}],
-    )  # fmt: skip
+    )
     changes = client.get_differences(
         repositoryName=repository, beforeCommitSpecifier=before, afterCommitSpecifier="main"
     )["differences"]
@@ -94,7 +105,12 @@ def test_change_is_refused(cloud, repository, clone, call, extra, code):
 
 
 def test_same_content_is_refused(cloud, repository, clone):
-    request: dict[str, Any] = {"repositoryName": repository, "branchName": "main", "filePath": "x", "fileContent": b"y"}
+    request: dict[str, Any] = {
+        "repositoryName": repository,
+        "branchName": "main",
+        "filePath": "x",
+        "fileContent": b"y",
+    }
     client = cloud.client("codecommit")
     client.put_file(**request, parentCommitId=head(cloud, repository))
     with pytest.raises(client.exceptions.SameFileContentException):
@@ -134,8 +150,11 @@ def test_events_of_push_api_and_deletion(cloud, repository, tmp_path):
     second = head(cloud, repository)
     told = {(e["detail"]["event"], e["detail"]["referenceName"]): e for e in events()}
     assert set(told) == {
-        ("referenceCreated", "main"), ("referenceUpdated", "main"), ("referenceCreated", "side"), ("referenceDeleted", "side"),
-    }  # fmt: skip
+        ("referenceCreated", "main"),
+        ("referenceUpdated", "main"),
+        ("referenceCreated", "side"),
+        ("referenceDeleted", "side"),
+    }
     update = told["referenceUpdated", "main"]
     assert update["detail-type"] == "CodeCommit Repository State Change"
     assert update["resources"] == [f"arn:aws:codecommit:us-east-1:{cloud.account}:{repository}"]
@@ -154,19 +173,25 @@ def test_pull_request_is_merged(cloud, repository, clone):
     cloud.git("push", "origin", "feature", cwd=clone)
     target = {"repositoryName": repository, "sourceReference": "feature", "destinationReference": "main"}
     number = client.create_pull_request(title="Feature", targets=[target])["pullRequest"]["pullRequestId"]
-    merged = client.merge_pull_request_by_squash(pullRequestId=number, repositoryName=repository)["pullRequest"]
+    merged = client.merge_pull_request_by_squash(pullRequestId=number, repositoryName=repository)[
+        "pullRequest"
+    ]
     assert merged["pullRequestStatus"] == "CLOSED"
     assert client.get_file(repositoryName=repository, filePath="f.txt")["fileContent"] == b"f"
 
 
-# -- CloudFormation -----------------------------------------------------------------------------------------
+# -- CloudFormation --------------------------------------------------------------------------------------
 def resource(name: str, **more: Any) -> dict[str, Any]:
-    return {"Repository": {"Type": "AWS::CodeCommit::Repository", "Properties": {"RepositoryName": name, **more}}}
+    return {
+        "Repository": {"Type": "AWS::CodeCommit::Repository", "Properties": {"RepositoryName": name, **more}}
+    }
 
 
 def test_stack_seeds_once_renames_and_deletes(cloud, pack):
     bucket, name, client = cloud.bucket(), cloud.name("seeded"), cloud.client("codecommit")
-    cloud.client("s3").put_object(Bucket=bucket, Key="seed.zip", Body=pack({"src/a.py": "print()", "README.md": "hi"}))
+    cloud.client("s3").put_object(
+        Bucket=bucket, Key="seed.zip", Body=pack({"src/a.py": "print()", "README.md": "hi"})
+    )
     events = cloud.listen(source=["aws.codecommit"], detail={"repositoryName": [name]})
     code = {"S3": {"Bucket": bucket, "Key": "seed.zip"}, "BranchName": "main"}
     outputs = {k: {"Value": {"Fn::GetAtt": ["Repository", k]}} for k in ("Arn", "CloneUrlHttp", "Name")}
@@ -174,8 +199,11 @@ def test_stack_seeds_once_renames_and_deletes(cloud, pack):
     stack = cloud.stack(resource(name, Code=code, Tags=[{"Key": "k", "Value": "v"}]), outputs)
     metadata = client.get_repository(repositoryName=name)["repositoryMetadata"]
     assert cloud.outputs(stack) == {
-        "Arn": metadata["Arn"], "CloneUrlHttp": metadata["cloneUrlHttp"], "Name": name, "Ref": metadata["repositoryId"],
-    }  # fmt: skip
+        "Arn": metadata["Arn"],
+        "CloneUrlHttp": metadata["cloneUrlHttp"],
+        "Name": name,
+        "Ref": metadata["repositoryId"],
+    }
     commit = client.get_commit(repositoryName=name, commitId=head(cloud, name))["commit"]
     assert commit["parents"] == []
     assert client.get_file(repositoryName=name, filePath="src/a.py")["fileContent"] == b"print()"
@@ -193,7 +221,11 @@ def test_stack_seeds_once_renames_and_deletes(cloud, pack):
 
 
 BROKEN = [
-    ("seed that is missing", {"Code": {"S3": {"Bucket": "nowhere-bucket", "Key": "k"}}}, "s3://nowhere-bucket/k"),
+    (
+        "seed that is missing",
+        {"Code": {"S3": {"Bucket": "nowhere-bucket", "Key": "k"}}},
+        "s3://nowhere-bucket/k",
+    ),
     ("misspelt property", {"RepositoryDescripton": "x"}, "RepositoryDescripton"),
     ("wrong type", {"Code": {"S3": {"Bucket": "b"}}}, "required key [Key]"),
 ]

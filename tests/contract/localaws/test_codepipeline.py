@@ -1,4 +1,4 @@
-"""CodePipeline: executions that really run, by mode, with artifacts, variables, conditions, approvals and events."""
+"""CodePipeline: executions that really run, with artifacts, variables, conditions, approvals and events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-IMAGE = {"type": "LINUX_CONTAINER", "image": "aws/codebuild/amazonlinux-x86_64-standard:6.0", "computeType": "BUILD_GENERAL1_SMALL"}
+IMAGE = {
+    "type": "LINUX_CONTAINER",
+    "image": "aws/codebuild/amazonlinux-x86_64-standard:6.0",
+    "computeType": "BUILD_GENERAL1_SMALL",
+}
 TEMPLATE = """\
 Parameters: {Name: {Type: String}}
 Resources: {Parameter: {Type: 'AWS::SSM::Parameter', Properties: {Type: String, Value: !Ref Name}}}
@@ -29,18 +33,40 @@ artifacts: {files: [settings.json]}
 """
 
 
-def action(name: str, provider: str, config: dict[str, str] | None = None, inputs: tuple = (), outputs: tuple = (), **more: Any) -> dict:
-    category = {"CodeCommit": "Source", "S3": "Source", "CodeBuild": "Build", "CloudFormation": "Deploy", "Manual": "Approval",
-                "Lambda": "Invoke"}[provider]  # fmt: skip
+def action(
+    name: str,
+    provider: str,
+    config: dict[str, str] | None = None,
+    inputs: tuple = (),
+    outputs: tuple = (),
+    **more: Any,
+) -> dict:
+    category = {
+        "CodeCommit": "Source",
+        "S3": "Source",
+        "CodeBuild": "Build",
+        "CloudFormation": "Deploy",
+        "Manual": "Approval",
+        "Lambda": "Invoke",
+    }[provider]
     return {
-        "name": name, "actionTypeId": {"category": category, "owner": "AWS", "provider": provider, "version": "1"}, "runOrder": 1,
-        "configuration": config or {}, "inputArtifacts": [{"name": n} for n in inputs], "outputArtifacts": [{"name": n} for n in outputs], **more,
-    }  # fmt: skip
+        "name": name,
+        "actionTypeId": {"category": category, "owner": "AWS", "provider": provider, "version": "1"},
+        "runOrder": 1,
+        "configuration": config or {},
+        "inputArtifacts": [{"name": n} for n in inputs],
+        "outputArtifacts": [{"name": n} for n in outputs],
+        **more,
+    }
 
 
 def only_if(variable: str, value: str, result: str = "SKIP") -> dict[str, Any]:
     kind = {"category": "Rule", "owner": "AWS", "provider": "VariableCheck", "version": "1"}
-    rule = {"name": "rule", "ruleTypeId": kind, "configuration": {"Variable": variable, "Value": value, "Operator": "EQ"}}
+    rule = {
+        "name": "rule",
+        "ruleTypeId": kind,
+        "configuration": {"Variable": variable, "Value": value, "Operator": "EQ"},
+    }
     return {"conditions": [{"result": result, "rules": [rule]}]}
 
 
@@ -60,20 +86,32 @@ class Case:
         branches = self.codecommit.list_branches(repositoryName=self.repository)["branches"]
         tip = {"parentCommitId": self.tip()} if branches else {}
         puts = [{"filePath": k, "fileContent": v.encode()} for k, v in files.items()]
-        return self.codecommit.create_commit(repositoryName=self.repository, branchName="main", putFiles=puts, **tip)["commitId"]
+        return self.codecommit.create_commit(
+            repositoryName=self.repository, branchName="main", putFiles=puts, **tip
+        )["commitId"]
 
     def tip(self) -> str:
-        return self.codecommit.get_branch(repositoryName=self.repository, branchName="main")["branch"]["commitId"]
+        return self.codecommit.get_branch(repositoryName=self.repository, branchName="main")["branch"][
+            "commitId"
+        ]
 
     def source(self, **more: Any) -> dict[str, Any]:
         given = {"RepositoryName": self.repository, "BranchName": "main", "PollForSourceChanges": "false"}
-        return {"name": "Source", "actions": [action("Code", "CodeCommit", given, outputs=("Code",), namespace="CodeVars", **more)]}
+        return {
+            "name": "Source",
+            "actions": [action("Code", "CodeCommit", given, outputs=("Code",), namespace="CodeVars", **more)],
+        }
 
     def declaration(self, *stages: dict[str, Any], **more: Any) -> dict[str, Any]:
         return {
-            "name": self.cloud.name("pipeline"), "roleArn": self.role, "artifactStore": {"type": "S3", "location": self.bucket},
-            "stages": [self.source(), *stages], "pipelineType": "V2", "executionMode": "SUPERSEDED", **more,
-        }  # fmt: skip
+            "name": self.cloud.name("pipeline"),
+            "roleArn": self.role,
+            "artifactStore": {"type": "S3", "location": self.bucket},
+            "stages": [self.source(), *stages],
+            "pipelineType": "V2",
+            "executionMode": "SUPERSEDED",
+            **more,
+        }
 
     def create(self, *stages: dict[str, Any], **more: Any) -> str:
         """Create a pipeline (it starts by itself); the id of its first execution."""
@@ -88,13 +126,19 @@ class Case:
         return self.client.list_pipeline_executions(pipelineName=self.name)["pipelineExecutionSummaries"]
 
     def status(self, execution: str) -> str:
-        return self.client.get_pipeline_execution(pipelineName=self.name, pipelineExecutionId=execution)["pipelineExecution"]["status"]
+        return self.client.get_pipeline_execution(pipelineName=self.name, pipelineExecutionId=execution)[
+            "pipelineExecution"
+        ]["status"]
 
     def finished(self, execution: str) -> str:
-        return self.cloud.wait(lambda: (s := self.status(execution)) not in ("InProgress", "Stopping") and s, 60, "the execution")
+        return self.cloud.wait(
+            lambda: (s := self.status(execution)) not in ("InProgress", "Stopping") and s, 60, "the execution"
+        )
 
     def actions(self, execution: str) -> dict[str, dict[str, Any]]:
-        found = self.client.list_action_executions(pipelineName=self.name, filter={"pipelineExecutionId": execution})["actionExecutionDetails"]
+        found = self.client.list_action_executions(
+            pipelineName=self.name, filter={"pipelineExecutionId": execution}
+        )["actionExecutionDetails"]
         return {a["actionName"]: a for a in reversed(found)}
 
     def error(self, execution: str, name: str) -> dict[str, str]:
@@ -105,11 +149,22 @@ class Case:
 
     def token(self, stage: str, name: str = "Ask") -> str:
         """The token of a waiting approval."""
-        return self.cloud.wait(lambda: next(a.get("latestExecution", {}).get("token") for a in self.stages()[stage]["actionStates"] if a["actionName"] == name))
+        return self.cloud.wait(
+            lambda: next(
+                a.get("latestExecution", {}).get("token")
+                for a in self.stages()[stage]["actionStates"]
+                if a["actionName"] == name
+            )
+        )
 
     def answer(self, stage: str, status: str = "Approved") -> None:
-        self.client.put_approval_result(pipelineName=self.name, stageName=stage, actionName="Ask", token=self.token(stage),
-                                        result={"summary": "because", "status": status})  # fmt: skip
+        self.client.put_approval_result(
+            pipelineName=self.name,
+            stageName=stage,
+            actionName="Ask",
+            token=self.token(stage),
+            result={"summary": "because", "status": status},
+        )
 
 
 @pytest.fixture
@@ -128,7 +183,11 @@ def after(name: str = "After") -> dict[str, Any]:
 def project(case: Case) -> str:
     name = case.cloud.name("project")
     case.cloud.client("codebuild").create_project(
-        name=name, source={"type": "CODEPIPELINE"}, artifacts={"type": "CODEPIPELINE"}, environment=IMAGE, serviceRole=case.role
+        name=name,
+        source={"type": "CODEPIPELINE"},
+        artifacts={"type": "CODEPIPELINE"},
+        environment=IMAGE,
+        serviceRole=case.role,
     )
     return name
 
@@ -136,17 +195,41 @@ def project(case: Case) -> str:
 def build_and_deploy(case: Case, stack: str) -> list[dict[str, Any]]:
     """Build, a stage that is skipped, and a deployment if the build says so."""
     s3 = case.cloud.client("s3")
-    s3.put_object(Bucket=case.bucket, Key="second.zip", Body=case.packed({"second.txt": "from the second input"}))
-    build = action("Build", "CodeBuild", {
-        "ProjectName": project(case), "PrimarySource": "Code", "EnvironmentVariables": json.dumps([{"name": "COMMIT", "value": "#{CodeVars.CommitId}"}]),
-    }, ("Code", "Second"), ("Built",), namespace="Built")  # fmt: skip
-    deploy = action("Stack", "CloudFormation", {
-        "ActionMode": "CREATE_UPDATE", "StackName": stack, "RoleArn": case.role, "TemplatePath": "Code::template.yaml",
-        "TemplateConfiguration": "Built::settings.json",
-    }, ("Code", "Built"), namespace="Deployed")  # fmt: skip
+    s3.put_object(
+        Bucket=case.bucket, Key="second.zip", Body=case.packed({"second.txt": "from the second input"})
+    )
+    build = action(
+        "Build",
+        "CodeBuild",
+        {
+            "ProjectName": project(case),
+            "PrimarySource": "Code",
+            "EnvironmentVariables": json.dumps([{"name": "COMMIT", "value": "#{CodeVars.CommitId}"}]),
+        },
+        ("Code", "Second"),
+        ("Built",),
+        namespace="Built",
+    )
+    deploy = action(
+        "Stack",
+        "CloudFormation",
+        {
+            "ActionMode": "CREATE_UPDATE",
+            "StackName": stack,
+            "RoleArn": case.role,
+            "TemplatePath": "Code::template.yaml",
+            "TemplateConfiguration": "Built::settings.json",
+        },
+        ("Code", "Built"),
+        namespace="Deployed",
+    )
     return [
         {"name": "Build", "actions": [build]},
-        {"name": "Skipped", "actions": [action("Ask", "Manual")], "beforeEntry": only_if("#{Built.DEPLOY}", "false")},
+        {
+            "name": "Skipped",
+            "actions": [action("Ask", "Manual")],
+            "beforeEntry": only_if("#{Built.DEPLOY}", "false"),
+        },
         {"name": "Deploy", "actions": [deploy], "beforeEntry": only_if("#{Built.DEPLOY}", "true")},
     ]
 
@@ -166,19 +249,27 @@ def test_from_commit_to_stack_with_variables_and_a_skipped_stage(cloud, case, pa
     execution = case.executions()[0]["pipelineExecutionId"]
     assert case.finished(execution) == "Succeeded", case.actions(execution)
     assert {n: s.get("latestExecution", {}).get("status") for n, s in case.stages().items()} == {
-        "Source": "Succeeded", "Build": "Succeeded", "Skipped": "Skipped", "Deploy": "Succeeded",
-    }  # fmt: skip
+        "Source": "Succeeded",
+        "Build": "Succeeded",
+        "Skipped": "Skipped",
+        "Deploy": "Succeeded",
+    }
     written = cloud.outputs(stack)["Written"]
     assert cloud.client("ssm").get_parameter(Name=written)["Parameter"]["Value"] == case.tip()
     details = case.actions(execution)
     assert details["Build"]["output"]["outputVariables"] == {"DEPLOY": "true"}
     assert details["Stack"]["output"]["outputVariables"] == {"Written": written}
-    assert json.loads(details["Build"]["input"]["resolvedConfiguration"]["EnvironmentVariables"])[0]["value"] == case.tip()
+    assert (
+        json.loads(details["Build"]["input"]["resolvedConfiguration"]["EnvironmentVariables"])[0]["value"]
+        == case.tip()
+    )
     source = details["Code"]["output"]["outputVariables"]
     assert (source["RepositoryName"], source["BranchName"]) == (case.repository, "main")
     where = details["Build"]["output"]["outputArtifacts"][0]["s3location"]
     assert cloud.client("s3").get_object(Bucket=where["bucket"], Key=where["key"])["Body"].read(2) == b"PK"
-    builds = cloud.client("codebuild").batch_get_builds(ids=[details["Build"]["output"]["executionResult"]["externalExecutionId"]])["builds"]
+    builds = cloud.client("codebuild").batch_get_builds(
+        ids=[details["Build"]["output"]["executionResult"]["externalExecutionId"]]
+    )["builds"]
     assert builds[0]["initiator"] == f"codepipeline/{case.name}"
     condition = case.stages()["Skipped"]["beforeEntryConditionState"]
     assert condition["latestExecution"]["status"] == "Failed"
@@ -195,21 +286,29 @@ def test_failed_build_names_the_cause_and_can_be_retried(case, pack):
     case.packed = pack
     flag = case.cloud.client("ssm")
     flag.put_parameter(Name=f"/{case.repository}", Value="1", Type="String")
-    spec = "version: 0.2\nenv: {parameter-store: {CODE: /%s}}\nphases: {build: {commands: ['exit $CODE']}}\n" % case.repository
+    spec = "version: 0.2\nenv: {parameter-store: {CODE: /REPOSITORY}}\n"
+    spec += "phases: {build: {commands: ['exit $CODE']}}"
+    spec = spec.replace("REPOSITORY", case.repository)
     case.commit({"buildspec.yml": spec})
     build = action("Build", "CodeBuild", {"ProjectName": project(case)}, ("Code",))
     execution = case.create({"name": "Build", "actions": [build]}, after())
     assert case.finished(execution) == "Failed"
     assert case.error(execution, "Build") == {
-        "code": "JobFailed", "message": "Build terminated with state: FAILED. Phase: BUILD, Code: COMMAND_EXECUTION_ERROR, "
-                                        "Message: Error while executing command: exit $CODE. Reason: exit status 1",
-    }  # fmt: skip
+        "code": "JobFailed",
+        "message": "Build terminated with state: FAILED. Phase: BUILD, Code: COMMAND_EXECUTION_ERROR, "
+        "Message: Error while executing command: exit $CODE. Reason: exit status 1",
+    }
     assert "latestExecution" not in case.stages()["After"]
     flag.put_parameter(Name=f"/{case.repository}", Value="0", Type="String", Overwrite=True)
-    case.client.retry_stage_execution(pipelineName=case.name, stageName="Build", pipelineExecutionId=execution, retryMode="FAILED_ACTIONS")
+    case.client.retry_stage_execution(
+        pipelineName=case.name, stageName="Build", pipelineExecutionId=execution, retryMode="FAILED_ACTIONS"
+    )
     case.answer("After")
     assert case.finished(execution) == "Succeeded"
-    assert [a["actionName"] for a in case.client.list_action_executions(pipelineName=case.name)["actionExecutionDetails"]] == ["Ask", "Build", "Build", "Code"]
+    assert [
+        a["actionName"]
+        for a in case.client.list_action_executions(pipelineName=case.name)["actionExecutionDetails"]
+    ] == ["Ask", "Build", "Build", "Code"]
 
 
 def test_entry_condition_fails_the_stage(case):
@@ -223,19 +322,33 @@ def test_entry_condition_fails_the_stage(case):
 def test_approval_asks_by_mail_and_waits(cloud, case):
     topic = cloud.client("sns").create_topic(Name=cloud.name("topic"))["TopicArn"]
     cloud.subscribe(topic, "jane@example.com")
-    execution = case.create(ask(config={"NotificationArn": topic, "CustomData": "model version #{CodeVars.BranchName}"}))
+    execution = case.create(
+        ask(config={"NotificationArn": topic, "CustomData": "model version #{CodeVars.BranchName}"})
+    )
     token = case.token("Gate")
-    mail = cloud.wait(lambda: [m for m in cloud.control("outbox") if m["topic"] == topic and "APPROVAL" in m["subject"]])[0]
+    mail = cloud.wait(
+        lambda: [m for m in cloud.control("outbox") if m["topic"] == topic and "APPROVAL" in m["subject"]]
+    )[0]
     assert mail["subject"] == f"APPROVAL NEEDED: AWS CodePipeline {case.name} for action Ask"
     assert "Additional information: model version main" in mail["body"]
     with pytest.raises(case.client.exceptions.InvalidApprovalTokenException):
-        case.client.put_approval_result(pipelineName=case.name, stageName="Gate", actionName="Ask", token=str(uuid.uuid4()),
-                                        result={"summary": "", "status": "Approved"})  # fmt: skip
+        case.client.put_approval_result(
+            pipelineName=case.name,
+            stageName="Gate",
+            actionName="Ask",
+            token=str(uuid.uuid4()),
+            result={"summary": "", "status": "Approved"},
+        )
     case.answer("Gate")
     assert case.finished(execution) == "Succeeded"
     with pytest.raises(case.client.exceptions.ApprovalAlreadyCompletedException):
-        case.client.put_approval_result(pipelineName=case.name, stageName="Gate", actionName="Ask", token=token,
-                                        result={"summary": "", "status": "Approved"})  # fmt: skip
+        case.client.put_approval_result(
+            pipelineName=case.name,
+            stageName="Gate",
+            actionName="Ask",
+            token=token,
+            result={"summary": "", "status": "Approved"},
+        )
 
 
 def test_rejected_approval_fails_the_execution(case):
@@ -249,7 +362,9 @@ def test_superseded_mode_lets_only_the_newest_wait(case):
     first = case.create(ask())
     case.token("Gate")
     second = case.start()
-    case.cloud.wait(lambda: case.stages()["Gate"].get("inboundExecution", {}).get("pipelineExecutionId") == second)
+    case.cloud.wait(
+        lambda: case.stages()["Gate"].get("inboundExecution", {}).get("pipelineExecutionId") == second
+    )
     third = case.start()
     assert case.finished(second) == "Superseded"
     case.answer("Gate")
@@ -262,7 +377,11 @@ def test_superseded_mode_lets_only_the_newest_wait(case):
 def test_queued_mode_keeps_the_order(case):
     order = [case.create(ask(), executionMode="QUEUED"), case.start(), case.start()]
     for execution in order:
-        case.cloud.wait(lambda e=execution: case.stages()["Gate"].get("latestExecution", {}).get("pipelineExecutionId") == e)
+        case.cloud.wait(
+            lambda e=execution: (
+                case.stages()["Gate"].get("latestExecution", {}).get("pipelineExecutionId") == e
+            )
+        )
         case.answer("Gate")
         assert case.finished(execution) == "Succeeded"
 
@@ -271,7 +390,9 @@ def test_disabled_transition_holds_executions_back(case):
     first = case.create(ask())
     case.answer("Gate")
     case.finished(first)
-    case.client.disable_stage_transition(pipelineName=case.name, stageName="Gate", transitionType="Inbound", reason="holidays")
+    case.client.disable_stage_transition(
+        pipelineName=case.name, stageName="Gate", transitionType="Inbound", reason="holidays"
+    )
     second = case.start()
     case.cloud.wait(lambda: case.stages()["Gate"].get("inboundExecution"))
     assert case.stages()["Gate"]["inboundTransitionState"]["disabledReason"] == "holidays"
@@ -283,7 +404,9 @@ def test_disabled_transition_holds_executions_back(case):
 def test_abandoning_stops_at_once(case):
     execution = case.create(ask())
     case.token("Gate")
-    case.client.stop_pipeline_execution(pipelineName=case.name, pipelineExecutionId=execution, abandon=True, reason="enough")
+    case.client.stop_pipeline_execution(
+        pipelineName=case.name, pipelineExecutionId=execution, abandon=True, reason="enough"
+    )
     assert case.finished(execution) == "Stopped"
     assert case.actions(execution)["Ask"]["status"] == "Abandoned"
     with pytest.raises(case.client.exceptions.PipelineExecutionNotStoppableException):
@@ -298,7 +421,9 @@ def test_pipeline_variables(case):
     case.cloud.wait(lambda: "Ask" in case.actions(execution))
     case.answer("Gate")
     case.finished(execution)
-    assert case.actions(execution)["Ask"]["input"]["resolvedConfiguration"]["CustomData"] == f"high {execution}"
+    assert (
+        case.actions(execution)["Ask"]["input"]["resolvedConfiguration"]["CustomData"] == f"high {execution}"
+    )
     with pytest.raises(ClientError, match="no variable Height"):
         case.start(variables=[{"name": "Height", "value": "1"}])
 
@@ -309,7 +434,12 @@ def test_a_push_starts_it_and_duplicates_do_not(cloud, case):
     case.finished(first)
     events, arn = cloud.client("events"), f"arn:aws:codepipeline:{cloud.region}:{cloud.account}:{case.name}"
     rule = cloud.name("rule")
-    events.put_rule(Name=rule, EventPattern=json.dumps({"source": ["aws.codecommit"], "detail": {"repositoryName": [case.repository]}}))
+    events.put_rule(
+        Name=rule,
+        EventPattern=json.dumps(
+            {"source": ["aws.codecommit"], "detail": {"repositoryName": [case.repository]}}
+        ),
+    )
     events.put_targets(Rule=rule, Targets=[{"Id": "pipeline", "Arn": arn, "RoleArn": case.role}])
     commit = case.commit({"new.txt": "1"})
     cloud.wait(lambda: len(case.executions()) == 2)
@@ -329,30 +459,63 @@ def test_events_of_pipeline_stage_and_action(cloud, case):
     case.finished(execution)
 
     def told(kind: str) -> list[tuple[str, ...]]:
-        mine = [e["detail"] for e in events() if e["detail"]["execution-id"] == execution and e["detail-type"].startswith(f"CodePipeline {kind} ")]
+        mine = [
+            e["detail"]
+            for e in events()
+            if e["detail"]["execution-id"] == execution
+            and e["detail-type"].startswith(f"CodePipeline {kind} ")
+        ]
         return [tuple(d[k] for k in ("stage", "action", "state") if k in d) for d in mine]
 
     cloud.wait(lambda: ("FAILED",) in told("Pipeline"))
     assert sorted(told("Pipeline")) == [("FAILED",), ("STARTED",)]
-    assert sorted(told("Stage")) == [("Gate", "FAILED"), ("Gate", "STARTED"), ("Source", "STARTED"), ("Source", "SUCCEEDED")]
+    assert sorted(told("Stage")) == [
+        ("Gate", "FAILED"),
+        ("Gate", "STARTED"),
+        ("Source", "STARTED"),
+        ("Source", "SUCCEEDED"),
+    ]
     assert ("Gate", "Ask", "FAILED") in told("Action")
-    failed = next(e["detail"] for e in events() if e["detail"].get("action") == "Ask" and e["detail"]["state"] == "FAILED")
+    failed = next(
+        e["detail"]
+        for e in events()
+        if e["detail"].get("action") == "Ask" and e["detail"]["state"] == "FAILED"
+    )
     assert failed["type"]["provider"] == "Manual"
     assert "because" in failed["execution-result"]["external-execution-summary"]
 
 
-# -- CloudFormation actions -----------------------------------------------------------------------------------
+# -- CloudFormation actions ------------------------------------------------------------------------------
 def deploy(case: Case, name: str, **config: str) -> dict[str, Any]:
-    given = {"StackName": name, "RoleArn": case.role, "TemplatePath": "Code::template.yaml", "ParameterOverrides": '{"Name": "given"}'}
+    given = {
+        "StackName": name,
+        "RoleArn": case.role,
+        "TemplatePath": "Code::template.yaml",
+        "ParameterOverrides": '{"Name": "given"}',
+    }
     return action("Stack", "CloudFormation", {**given, **config}, ("Code",))
 
 
 def test_change_set_then_execution_then_deletion(cloud, case):
     stack = cloud.name("changed")
     change = {"ActionMode": "CHANGE_SET_REPLACE", "ChangeSetName": "change"}
-    execute = action("Execute", "CloudFormation", {"ActionMode": "CHANGE_SET_EXECUTE", "ChangeSetName": "change", "StackName": stack}, runOrder=2)
-    remove = action("Remove", "CloudFormation", {"ActionMode": "DELETE_ONLY", "StackName": stack, "RoleArn": case.role}, runOrder=3)
-    execution = case.create({"name": "Deploy", "actions": [deploy(case, stack, **change), execute]}, after(), {"name": "Remove", "actions": [remove]})
+    execute = action(
+        "Execute",
+        "CloudFormation",
+        {"ActionMode": "CHANGE_SET_EXECUTE", "ChangeSetName": "change", "StackName": stack},
+        runOrder=2,
+    )
+    remove = action(
+        "Remove",
+        "CloudFormation",
+        {"ActionMode": "DELETE_ONLY", "StackName": stack, "RoleArn": case.role},
+        runOrder=3,
+    )
+    execution = case.create(
+        {"name": "Deploy", "actions": [deploy(case, stack, **change), execute]},
+        after(),
+        {"name": "Remove", "actions": [remove]},
+    )
     case.token("After")
     assert cloud.stack_status(stack) == "CREATE_COMPLETE"
     again = case.start()  # no changes: both actions succeed
@@ -365,9 +528,19 @@ def test_change_set_then_execution_then_deletion(cloud, case):
 
 
 def test_failed_stack_names_the_resource(cloud, case):
-    case.commit({"template.yaml": "Resources: {Broken: {Type: 'AWS::SSM::Parameter', Properties: {Type: String, Valu: x}}}"})
+    case.commit(
+        {
+            "template.yaml": "Resources: {Broken: {Type: 'AWS::SSM::Parameter', Properties: {Type: String, "
+            "Valu: x}}}"
+        }
+    )
     stack = cloud.name("broken")
-    execution = case.create({"name": "Deploy", "actions": [deploy(case, stack, ActionMode="CREATE_UPDATE", ParameterOverrides="{}")]})
+    execution = case.create(
+        {
+            "name": "Deploy",
+            "actions": [deploy(case, stack, ActionMode="CREATE_UPDATE", ParameterOverrides="{}")],
+        }
+    )
     assert case.finished(execution) == "Failed"
     error = case.error(execution, "Stack")
     assert "Broken" in error["message"] and "Valu" in error["message"]
@@ -384,7 +557,11 @@ def test_failed_stack_names_the_resource(cloud, case):
 
 
 FAILING = [
-    ("missing template", {"TemplatePath": "Code::no.yaml"}, "File [no.yaml] does not exist in artifact [Code]"),
+    (
+        "missing template",
+        {"TemplatePath": "Code::no.yaml"},
+        "File [no.yaml] does not exist in artifact [Code]",
+    ),
     ("not an input", {"TemplatePath": "Other::template.yaml"}, "with one of: Code"),
     ("parameter that the template lacks", {"ParameterOverrides": '{"Nam": "x", "Name": "y"}'}, "Nam"),
     ("parameters that are no JSON", {"ParameterOverrides": "{"}, "ParameterOverrides is not valid JSON"),
@@ -393,7 +570,9 @@ FAILING = [
 
 @pytest.mark.parametrize("config,words", [f[1:] for f in FAILING], ids=[f[0] for f in FAILING])
 def test_deployment_fails_with_the_cause(cloud, case, config, words):
-    execution = case.create({"name": "Deploy", "actions": [deploy(case, cloud.name("s"), ActionMode="CREATE_UPDATE", **config)]})
+    execution = case.create(
+        {"name": "Deploy", "actions": [deploy(case, cloud.name("s"), ActionMode="CREATE_UPDATE", **config)]}
+    )
     assert case.finished(execution) == "Failed"
     assert words in case.error(execution, "Stack")["message"]
 
@@ -405,13 +584,20 @@ def test_role_that_cloudformation_may_not_assume(cloud, case):
     assert "cloudformation.amazonaws.com" in case.error(execution, "Stack")["message"]
 
 
-# -- what is refused at creation --------------------------------------------------------------------------------
+# -- what is refused at creation -------------------------------------------------------------------------
 def _two_stores(d: dict) -> None:
     d["artifactStores"] = {"us-east-1": d["artifactStore"]}
 
 
 def _source_later(d: dict) -> None:
-    d["stages"][1]["actions"].append({**copy.deepcopy(d["stages"][0]["actions"][0]), "name": "Late", "outputArtifacts": [{"name": "Late"}], "namespace": "L"})
+    d["stages"][1]["actions"].append(
+        {
+            **copy.deepcopy(d["stages"][0]["actions"][0]),
+            "name": "Late",
+            "outputArtifacts": [{"name": "Late"}],
+            "namespace": "L",
+        }
+    )
 
 
 def _unmade_artifact(d: dict) -> None:
@@ -427,7 +613,12 @@ def _same_action(d: dict) -> None:
 
 
 def _no_primary(d: dict) -> None:
-    extra = {**copy.deepcopy(d["stages"][0]["actions"][0]), "name": "Two", "outputArtifacts": [{"name": "Two"}], "namespace": "Two"}
+    extra = {
+        **copy.deepcopy(d["stages"][0]["actions"][0]),
+        "name": "Two",
+        "outputArtifacts": [{"name": "Two"}],
+        "namespace": "Two",
+    }
     d["stages"][0]["actions"].append(extra)
     d["stages"][1]["actions"].append(action("Build", "CodeBuild", {"ProjectName": "p"}, ("Code", "Two")))
 
@@ -453,13 +644,24 @@ def _queued_v1(d: dict) -> None:
 
 
 def _no_role_arn(d: dict) -> None:
-    d["stages"][1]["actions"].append(action("Stack", "CloudFormation", {"ActionMode": "CREATE_UPDATE", "StackName": "s", "TemplatePath": "Code::t"}, ("Code",)))
+    d["stages"][1]["actions"].append(
+        action(
+            "Stack",
+            "CloudFormation",
+            {"ActionMode": "CREATE_UPDATE", "StackName": "s", "TemplatePath": "Code::t"},
+            ("Code",),
+        )
+    )
 
 
 REFUSED = [
     (_two_stores, "Exactly one of artifactStore or artifactStores"),
     (_source_later, "Only the first stage may contain source actions"),
-    (_unmade_artifact, "Input Artifact Bundle Nowhere in action Build is not declared as Output Artifact Bundle in any of the preceding actions"),
+    (
+        _unmade_artifact,
+        "Input Artifact Bundle Nowhere in action Build is not declared as Output Artifact Bundle in any of "
+        "the preceding actions",
+    ),
     (_same_stage, "Stage names must be unique"),
     (_same_action, "Action names must be unique within a stage"),
     (_no_primary, "needs PrimarySource"),
@@ -486,23 +688,42 @@ def test_role_without_trust_is_refused(cloud, case):
         case.client.create_pipeline(pipeline=case.declaration(ask(), roleArn=cloud.role("lambda")))
 
 
-# -- the resource type ------------------------------------------------------------------------------------------
+# -- the resource type -----------------------------------------------------------------------------------
 def test_stack_creates_updates_in_place_and_deletes(cloud, case):
     def resources(data: str, **more: Any) -> dict[str, Any]:
         kinds = {"Source": "CodeCommit", "Approval": "Manual"}
 
         def one(category: str, name: str, config: dict, outputs: list) -> dict[str, Any]:
             type_id = {"Category": category, "Owner": "AWS", "Provider": kinds[category], "Version": "1"}
-            return {"Name": name, "ActionTypeId": type_id, "Configuration": config, "OutputArtifacts": outputs}
+            return {
+                "Name": name,
+                "ActionTypeId": type_id,
+                "Configuration": config,
+                "OutputArtifacts": outputs,
+            }
 
         source = {"RepositoryName": case.repository, "BranchName": "main", "PollForSourceChanges": False}
-        return {"Pipeline": {"Type": "AWS::CodePipeline::Pipeline", "Properties": {
-            "RoleArn": case.role, "PipelineType": "V2", "ExecutionMode": "QUEUED", "ArtifactStore": {"Type": "S3", "Location": case.bucket},
-            "Stages": [{"Name": "Source", "Actions": [one("Source", "Code", source, [{"Name": "Code"}])]},
-                       {"Name": "Gate", "Actions": [one("Approval", "Ask", {"CustomData": data}, [])]}], **more,
-        }}}  # fmt: skip
+        return {
+            "Pipeline": {
+                "Type": "AWS::CodePipeline::Pipeline",
+                "Properties": {
+                    "RoleArn": case.role,
+                    "PipelineType": "V2",
+                    "ExecutionMode": "QUEUED",
+                    "ArtifactStore": {"Type": "S3", "Location": case.bucket},
+                    "Stages": [
+                        {"Name": "Source", "Actions": [one("Source", "Code", source, [{"Name": "Code"}])]},
+                        {"Name": "Gate", "Actions": [one("Approval", "Ask", {"CustomData": data}, [])]},
+                    ],
+                    **more,
+                },
+            }
+        }
 
-    outputs = {"Name": {"Value": {"Ref": "Pipeline"}}, "Version": {"Value": {"Fn::GetAtt": ["Pipeline", "Version"]}}}
+    outputs = {
+        "Name": {"Value": {"Ref": "Pipeline"}},
+        "Version": {"Value": {"Fn::GetAtt": ["Pipeline", "Version"]}},
+    }
     stack = cloud.stack(resources("one", Tags=[{"Key": "k", "Value": "v"}]), outputs)
     case.name = cloud.outputs(stack)["Name"]
     found = case.client.get_pipeline(name=case.name)
@@ -512,7 +733,9 @@ def test_stack_creates_updates_in_place_and_deletes(cloud, case):
     case.answer("Gate")
     cloud.stack(resources("two"), outputs, name=stack)
     assert cloud.outputs(stack) == {"Name": case.name, "Version": "2"}
-    assert case.client.get_pipeline(name=case.name)["pipeline"]["stages"][1]["actions"][0]["configuration"] == {"CustomData": "two"}
+    assert case.client.get_pipeline(name=case.name)["pipeline"]["stages"][1]["actions"][0][
+        "configuration"
+    ] == {"CustomData": "two"}
     assert len(case.executions()) == 1  # an update starts nothing unless RestartExecutionOnUpdate says so
     assert cloud.delete_stack(stack) == ""
     with pytest.raises(case.client.exceptions.PipelineNotFoundException):
