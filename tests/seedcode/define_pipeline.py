@@ -18,6 +18,8 @@ from moto import mock_aws
 
 QUIET = {"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}}}
 
+SESSION = boto3.Session()  # one for all: it reads the service models once
+
 
 def define(settings: dict[str, Any]) -> dict[str, Any]:
     """Make one definition in an account of its own; what it is, and what was uploaded for it."""
@@ -26,9 +28,9 @@ def define(settings: dict[str, Any]) -> dict[str, Any]:
 
     bucket = settings["bucket"]
     with mock_aws():
-        s3 = boto3.client("s3")
+        s3 = SESSION.client("s3")
         s3.create_bucket(Bucket=bucket)
-        session = PipelineSession(boto_session=boto3.Session(), default_bucket=bucket, sagemaker_config=QUIET)
+        session = PipelineSession(boto_session=SESSION, default_bucket=bucket, sagemaker_config=QUIET)
         try:
             definition = get_pipeline(settings, session).definition()
         except FileNotFoundError as error:
