@@ -87,26 +87,6 @@ def test_hook_nested_attributes(cloud):
     assert cloud.outputs(stack)["Url"] == f"{cloud.endpoint}/v1/repos/{name}"
 
 
-def test_hook_nested_deletes(cloud):
-    bucket, s3 = cloud.bucket(), cloud.client("s3")
-    kept, full = cloud.name("kept"), cloud.name("full")
-    resources = {
-        "Kept": {"Type": "AWS::S3::Bucket", "DeletionPolicy": "Retain", "Properties": {"BucketName": kept}},
-        "Full": {"Type": "AWS::S3::Bucket", "Properties": {"BucketName": full}},
-    }
-    s3.put_object(Bucket=bucket, Key="t.json", Body=json.dumps({"Resources": resources}).encode())
-    where = f"https://{bucket}.s3.{cloud.region}.amazonaws.com/t.json"
-    nested = {"Type": "AWS::CloudFormation::Stack", "Properties": {"TemplateURL": where}}
-    stack = cloud.stack({"Nested": nested})
-    s3.put_object(Bucket=full, Key="k", Body=b"")
-    assert cloud.delete_stack(stack) == "DELETE_FAILED"
-    s3.delete_object(Bucket=full, Key="k")
-    assert cloud.delete_stack(stack) == ""
-    names = [b["Name"] for b in s3.list_buckets()["Buckets"]]
-    assert kept in names
-    assert full not in names
-
-
 def test_hook_service_events(cloud):
     name = cloud.name("repo")
     read = cloud.listen(source=["aws.codecommit"], detail={"repositoryName": [name]})
