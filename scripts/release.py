@@ -122,11 +122,15 @@ def version_of(root: Path) -> str:
     may hold it.
     """
 
+    is_repository = (root / ".git").exists()  # a folder inside somebody else's repository has not its version
+
     def git(*arguments: str) -> str:
+        if not is_repository:
+            return ""
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    commit = git("rev-parse", "HEAD") if (root / ".git").exists() else ""
+    commit = git("rev-parse", "HEAD")
     # CodePipeline hands CodeBuild a source without .git, and says the commit in the environment
     commit = commit or os.environ.get("CODEBUILD_RESOLVED_SOURCE_VERSION", "")
     if not re.fullmatch(r"[0-9a-f]{12,64}", commit):

@@ -309,6 +309,19 @@ class Rehearsal:
             raise Failure(message, reasons, look_at)
 
 
+def summary(facts: dict[str, Any]) -> dict[str, Any]:
+    """What machines may want to know of a run, small enough for a line."""
+    found: dict[str, Any] = {"release": facts.get("release", {}).get("version")}
+    if versions := facts.get("versions"):
+        found["model"] = {key: versions[-1][key] for key in ("version", "commit", "metrics")}
+    if drift := facts.get("drift"):
+        found["violations"] = {kind: len(drift[kind]["violations"]) for kind in ("clean", "drifted")}
+        found["mail"] = drift["mail"]["subject"]
+    if left := facts.get("left"):
+        found["left"] = {kind: len(items) for kind, items in left.items()}
+    return found
+
+
 def available() -> dict[str, str]:
     """Scenario name -> the first line of its description."""
     found = {}
@@ -363,7 +376,7 @@ def rehearse(
                 c.letter: {"title": c.title, "passed": c.state == "passed", "seconds": round(c.seconds, 1)}
                 for c in rehearsal.cases
             },
-            "facts": rehearsal.facts.get("summary", {}),
+            "facts": summary(rehearsal.facts),
         }
         if failure:
             result["failure"] = {

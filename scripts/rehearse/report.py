@@ -115,7 +115,8 @@ def resources(stacks: list[dict[str, Any]]) -> str:
         total = sum(stack["types"].values())
         kinds = Counter(stack["types"]).most_common()
         listed = ", ".join(f"{count} {kind.removeprefix('AWS::')}" for kind, count in kinds)
-        bar = Markup(el("div", class_="bar", style=f"width:{max(total / largest * 100, 1):.0f}%"))
+        filled = el("div", class_="bar", style=f"width:{max(total / largest * 100, 1):.0f}%")
+        bar = Markup(el("div", filled, class_="track"))
         rows.append((stack["name"], total, bar, fold(f"{len(kinds)} types", escape(listed))))
     return table(("stack", "resources", "", "what"), rows, (1,))
 

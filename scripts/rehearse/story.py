@@ -122,11 +122,12 @@ def platform_pipeline(r: Rehearsal) -> None:
         wait_for_execution(r, step, "ModelRepoPipeline", execution)
     with r.step("what the platform offers now") as step:
         infra = account.infra(session.client("ssm"))
+        before = r.facts["release"]["version"]
+        r.check(infra["release-version"] != before, f"the platform still offers release {before}")
         product = session.client("servicecatalog").describe_product_as_admin(Id=infra["project-product-id"])
-        step.say(
-            f"MLOPSProduct, {len(product['ProvisioningArtifactSummaries'])} versions; "
-            f"release {infra['release-version']}"
-        )
+        names = [version["Name"] for version in product["ProvisioningArtifactSummaries"]]
+        r.check(infra["release-version"] in names, f"MLOPSProduct has the versions {', '.join(names)}")
+        step.say(f"MLOPSProduct {', '.join(names)}; existing projects stay as they are")
 
 
 def deploy_infrastructure(r: Rehearsal, with_pipeline: bool = True) -> None:
@@ -492,7 +493,7 @@ def read_version(r: Rehearsal, made: Project, step: Step, commit: str) -> dict[s
         f"version {package['ModelPackageVersion']} names commit {recorded or 'none'}, pushed was {commit}",
     )
     statistics = package["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"]
-    metrics = flatten(json.loads(read_s3(s3, statistics)))
+    metrics = metrics_of(json.loads(read_s3(s3, statistics)))
     version = {
         "arn": package["ModelPackageArn"],
         "version": package["ModelPackageVersion"],
@@ -515,15 +516,15 @@ def read_version(r: Rehearsal, made: Project, step: Step, commit: str) -> dict[s
     return version
 
 
-def flatten(report: Any, name: str = "") -> dict[str, float]:
-    """The numbers of an evaluation report by their last name; {"auc": {"value": 0.8}} counts as auc."""
-    found: dict[str, float] = {}
-    if isinstance(report, dict):
-        for key, value in report.items():
-            found |= flatten(value, name if key == "value" else key)
-    elif isinstance(report, int | float) and not isinstance(report, bool):
-        found[name] = float(report)
-    return found
+def metrics_of(report: Any, name: str = "") -> dict[str, float]:
+    """The metrics of an evaluation report in Model Monitor's format: whatever has a numeric "value"."""
+    if not isinstance(report, dict):
+        return {}
+    value = report.get("value")
+    if isinstance(value, int | float):
+        # what always guessing the frequent class would reach is a yardstick, not a result
+        return {} if name.endswith("_best_constant_classifier") else {name: float(value)}
+    return {key: found for inner, part in report.items() for key, found in metrics_of(part, inner).items()}
 
 
 def read_s3(s3: Any, uri: str) -> bytes:

@@ -180,3 +180,9 @@ class TestVersion:
         monkeypatch.delenv("CODEBUILD_RESOLVED_SOURCE_VERSION", raising=False)
         with pytest.raises(release.ReleaseError, match="--version"):
             release.version_of(sources)
+
+    def test_a_source_inside_another_repository_does_not_take_its_version(
+        self, repository: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CODEBUILD_RESOLVED_SOURCE_VERSION", "fedcba9876543210" * 2)
+        assert release.version_of(repository / "mlops-cfn") == "0.1.0-fedcba987654"
