@@ -25,23 +25,46 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="localaws", description=__doc__.split("\n")[0])
     parser.add_argument("--port", type=int, default=4566, help="port on 127.0.0.1 (default 4566)")
     parser.add_argument("--region", default="us-east-1")
-    parser.add_argument("--time-scale", type=float, default=0.01, help="share of AWS's waiting times that is waited (default 0.01)")
+    parser.add_argument(
+        "--time-scale",
+        type=float,
+        default=0.01,
+        help="share of AWS's waiting times that is waited (default 0.01)",
+    )
     parser.add_argument("--parent-pid", type=int, help="stop when this process is gone")
-    parser.add_argument("--home", type=Path, help="folder of this run (default: a fresh temporary one, removed at the end)")
-    parser.add_argument("--cache", type=Path, default=Path(".cache"), help="folder kept between runs (default .cache)")
+    parser.add_argument(
+        "--home", type=Path, help="folder of this run (default: a fresh temporary one, removed at the end)"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path(".cache"), help="folder kept between runs (default .cache)"
+    )
     parser.add_argument("--log", type=Path, help="write the log there instead of to stderr")
     options = parser.parse_args(argv)
     if _taken(options.port):
-        print(f"port {options.port} is in use on this machine; choose another with PORT= (--port)", file=sys.stderr)
+        print(
+            f"port {options.port} is in use on this machine; choose another with PORT= (--port)",
+            file=sys.stderr,
+        )
         return 2
-    logging.basicConfig(filename=options.log, level=os.environ.get("LOCALAWS_LOG_LEVEL", "WARNING"),
-                        format="%(asctime)s %(levelname)s %(name)s %(message)s")  # fmt: skip
+    logging.basicConfig(
+        filename=options.log,
+        level=os.environ.get("LOCALAWS_LOG_LEVEL", "WARNING"),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
     os.environ.update(
-        BIND_HOST="127.0.0.1", GATEWAY_PORT=str(options.port), IOT_MTLS_ENABLED="0", SFTP_ENABLED="0",
-        MINISTACK_ACCOUNT_ID=ACCOUNT, MOTO_ACCOUNT_ID=ACCOUNT, MINISTACK_REGION=options.region, MINISTACK_HOST="localhost",
-        AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_DEFAULT_REGION=options.region,
+        BIND_HOST="127.0.0.1",
+        GATEWAY_PORT=str(options.port),
+        IOT_MTLS_ENABLED="0",
+        SFTP_ENABLED="0",
+        MINISTACK_ACCOUNT_ID=ACCOUNT,
+        MOTO_ACCOUNT_ID=ACCOUNT,
+        MINISTACK_REGION=options.region,
+        MINISTACK_HOST="localhost",
+        AWS_ACCESS_KEY_ID="test",
+        AWS_SECRET_ACCESS_KEY="test",
+        AWS_DEFAULT_REGION=options.region,
         AWS_ENDPOINT_URL=f"http://localhost:{options.port}",
-    )  # fmt: skip
+    )
     return asyncio.run(_serve(options))
 
 
@@ -55,7 +78,9 @@ async def _serve(options: argparse.Namespace) -> int:
     home = options.home or default_home()
     home.mkdir(parents=True, exist_ok=True)
     options.cache.mkdir(parents=True, exist_ok=True)
-    cloud = Cloud(options.port, home.resolve(), options.cache.resolve(), ACCOUNT, options.region, options.time_scale)
+    cloud = Cloud(
+        options.port, home.resolve(), options.cache.resolve(), ACCOUNT, options.region, options.time_scale
+    )
     gateway = assemble(cloud)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

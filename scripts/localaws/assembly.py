@@ -16,7 +16,10 @@ from localaws.gateway import Gateway
 
 def assemble(cloud: Cloud) -> Gateway:
     """The gateway of a new cloud, with every hook in place."""
-    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(services.__path__, f"{services.__name__}.")]
+    modules = [
+        importlib.import_module(m.name)
+        for m in pkgutil.walk_packages(services.__path__, f"{services.__name__}.")
+    ]
     kinds = [kind() for m in modules for kind in getattr(m, "TYPES", ())]
     found = [s(cloud) for m in modules for s in getattr(m, "SERVICES", ())]
     targets = {name: make(cloud) for m in modules for name, make in getattr(m, "TARGETS", {}).items()}

@@ -29,7 +29,9 @@ caller_key: contextvars.ContextVar[str] = contextvars.ContextVar("localaws_calle
 class Cloud:
     """One account of AWS on one port of this machine."""
 
-    def __init__(self, port: int, home: Path, cache: Path, account: str, region: str, time_scale: float = 0.01) -> None:
+    def __init__(
+        self, port: int, home: Path, cache: Path, account: str, region: str, time_scale: float = 0.01
+    ) -> None:
         self.port = port
         self.home = home  # this run's files: repositories, builds, jobs; removed at the end
         self.cache = cache  # kept between runs: Python environments of images, wheels
@@ -49,7 +51,9 @@ class Cloud:
         self._closers: list[Callable[[], None]] = []
 
     # -- talking to other services, as AWS does: through their API ------------------------------------------
-    def client(self, service: str, role: str | None = None, principal: str = "", session: str = "local-cloud") -> Any:
+    def client(
+        self, service: str, role: str | None = None, principal: str = "", session: str = "local-cloud"
+    ) -> Any:
         """A boto3 client of this cloud; with ``role`` (an ARN), under credentials of that role.
 
         ``principal`` is the service that assumes the role (``codebuild.amazonaws.com``): the role's trust policy
@@ -64,18 +68,26 @@ class Cloud:
         return found
 
     def _make_client(self, service: str, keys: dict[str, str]) -> Any:
-        with self._clients_lock:  # boto3's session makes clients for one thread at a time; the clients serve many
+        with (
+            self._clients_lock
+        ):  # boto3's session makes clients for one thread at a time; the clients serve many
             return boto3.client(
-                service, endpoint_url=self.endpoint, region_name=self.region, config=_CLIENT,
-                aws_access_key_id=keys["AccessKeyId"], aws_secret_access_key=keys["SecretAccessKey"],
+                service,
+                endpoint_url=self.endpoint,
+                region_name=self.region,
+                config=_CLIENT,
+                aws_access_key_id=keys["AccessKeyId"],
+                aws_secret_access_key=keys["SecretAccessKey"],
                 aws_session_token=keys.get("SessionToken"),
-            )  # fmt: skip
+            )
 
     def root_credentials(self) -> dict[str, str]:
         """The account's own credentials, for work that AWS does inside itself."""
         return {"AccessKeyId": "test", "SecretAccessKey": "test"}
 
-    def role_credentials(self, role: str, principal: str, session: str = "local-cloud", seconds: int = 3600) -> dict[str, str]:
+    def role_credentials(
+        self, role: str, principal: str, session: str = "local-cloud", seconds: int = 3600
+    ) -> dict[str, str]:
         """Temporary credentials of a role that a service (or the account) assumes."""
         if principal:
             self.check_trust(role, principal)
@@ -87,10 +99,14 @@ class Cloud:
         """What a process needs in its environment to call this cloud under a role."""
         keys = self.role_credentials(role, principal, session)
         return {
-            "AWS_ACCESS_KEY_ID": keys["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": keys["SecretAccessKey"],
-            "AWS_SESSION_TOKEN": keys["SessionToken"], "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_REGION": self.region, "AWS_DEFAULT_REGION": self.region, "AWS_EC2_METADATA_DISABLED": "true",
-        }  # fmt: skip
+            "AWS_ACCESS_KEY_ID": keys["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": keys["SecretAccessKey"],
+            "AWS_SESSION_TOKEN": keys["SessionToken"],
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
 
     def check_trust(self, role: str, principal: str) -> dict[str, Any]:
         """The role, if its trust policy lets the service principal assume it.
@@ -108,15 +124,24 @@ class Cloud:
         document = json.loads(document) if isinstance(document, str) else document
         statements = document.get("Statement", [])
         for statement in statements if isinstance(statements, list) else [statements]:
-            services = (statement.get("Principal") or {}).get("Service", []) if isinstance(statement.get("Principal"), dict) else []
+            services = (
+                (statement.get("Principal") or {}).get("Service", [])
+                if isinstance(statement.get("Principal"), dict)
+                else []
+            )
             services = [services] if isinstance(services, str) else services
             if statement.get("Effect") == "Allow" and principal in services:
                 return found
-        raise AwsError("AccessDeniedException", f"{principal} is not authorized to perform: sts:AssumeRole on {role} "
-                       f"(the role's trust policy does not name {principal})")  # fmt: skip
+        raise AwsError(
+            "AccessDeniedException",
+            f"{principal} is not authorized to perform: sts:AssumeRole on {role} "
+            f"(the role's trust policy does not name {principal})",
+        )
 
     # -- events, logs ------------------------------------------------------------------------------------------
-    def emit(self, source: str, detail_type: str, detail: dict[str, Any], resources: list[str] | None = None) -> None:
+    def emit(
+        self, source: str, detail_type: str, detail: dict[str, Any], resources: list[str] | None = None
+    ) -> None:
         """Put an AWS service event (``aws.sagemaker`` …) on the default bus."""
         from localaws import hooks
 
@@ -125,8 +150,10 @@ class Cloud:
     def log_events(self, group: str, stream: str, lines: list[str]) -> None:
         """Append lines to a log stream of CloudWatch Logs; group and stream are made when missing."""
         logs = self.client("logs")
-        for make, arguments in ((logs.create_log_group, {"logGroupName": group}),
-                                (logs.create_log_stream, {"logGroupName": group, "logStreamName": stream})):  # fmt: skip
+        for make, arguments in (
+            (logs.create_log_group, {"logGroupName": group}),
+            (logs.create_log_stream, {"logGroupName": group, "logStreamName": stream}),
+        ):
             with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
                 make(**arguments)
         stamp = int(clock.time() * 1000)
@@ -137,7 +164,14 @@ class Cloud:
 
     def record_call(self, service: str, operation: str, params: dict[str, Any]) -> None:
         """Remember an API call for /_localaws/calls."""
-        self.calls.append({"at": clock.now().isoformat(), "service": service, "operation": operation, "by": caller_key.get()})
+        self.calls.append(
+            {
+                "at": clock.now().isoformat(),
+                "service": service,
+                "operation": operation,
+                "by": caller_key.get(),
+            }
+        )
 
     # -- names, time, background work --------------------------------------------------------------------------
     def arn(self, service: str, resource: str) -> str:
@@ -198,13 +232,22 @@ class Cloud:
     def environment(self) -> dict[str, str]:
         """The exports a person or a rehearsal needs to use this cloud."""
         return {
-            "AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REGION": self.region, "AWS_DEFAULT_REGION": self.region, "AWS_EC2_METADATA_DISABLED": "true",
-        }  # fmt: skip
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
 
 
-_CLIENT = Config(retries={"max_attempts": 1}, read_timeout=600, max_pool_connections=50, s3={"addressing_style": "path"},
-                 inject_host_prefix=False)  # fmt: skip
+_CLIENT = Config(
+    retries={"max_attempts": 1},
+    read_timeout=600,
+    max_pool_connections=50,
+    s3={"addressing_style": "path"},
+    inject_host_prefix=False,
+)
 
 
 def default_home() -> Path:

@@ -17,9 +17,12 @@ from localaws.service import Response, Service
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/")
 #: x-amz-target prefixes of the services that are ours (the json protocol)
 _TARGETS = {
-    "SageMaker": "sagemaker", "AWS242ServiceCatalogService": "servicecatalog", "CodeCommit_20150413": "codecommit",
-    "CodePipeline_20150709": "codepipeline", "CodeBuild_20161006": "codebuild",
-}  # fmt: skip
+    "SageMaker": "sagemaker",
+    "AWS242ServiceCatalogService": "servicecatalog",
+    "CodeCommit_20150413": "codecommit",
+    "CodePipeline_20150709": "codepipeline",
+    "CodeBuild_20161006": "codebuild",
+}
 #: paths that are not AWS APIs: prefix → (cloud, method, path, headers, query, body) → response
 Raw = Callable[[Cloud, str, str, dict[str, str], str, bytes], Response]
 
@@ -38,7 +41,9 @@ class Gateway:
             cloud.services[service.name] = service
         moto_bridge.install(ministack.app, cloud)
 
-    async def __call__(self, scope: dict, receive: Callable[[], Awaitable[dict]], send: Callable[[dict], Awaitable[None]]) -> None:
+    async def __call__(
+        self, scope: dict, receive: Callable[[], Awaitable[dict]], send: Callable[[dict], Awaitable[None]]
+    ) -> None:
         if scope["type"] != "http":
             return await self.inner(scope, receive, send)
         path = scope["path"]
@@ -53,11 +58,28 @@ class Gateway:
         if handler is None:
             return await self.inner(scope, receive, send)
         body = await _body(receive)
-        request = (scope["method"], scope.get("raw_path", path.encode()).decode().split("?")[0] if name else path, headers,
-                   scope.get("query_string", b"").decode(), body)  # fmt: skip
-        status, out_headers, content = await _in_thread(hooks.scope_request(self.cloud, access_key), handler, *request)
-        sent = [(k.lower().encode(), str(v).encode()) for k, v in out_headers.items() if k.lower() != "content-length"]
-        await send({"type": "http.response.start", "status": status, "headers": [*sent, (b"content-length", str(len(content)).encode())]})
+        request = (
+            scope["method"],
+            scope.get("raw_path", path.encode()).decode().split("?")[0] if name else path,
+            headers,
+            scope.get("query_string", b"").decode(),
+            body,
+        )
+        status, out_headers, content = await _in_thread(
+            hooks.scope_request(self.cloud, access_key), handler, *request
+        )
+        sent = [
+            (k.lower().encode(), str(v).encode())
+            for k, v in out_headers.items()
+            if k.lower() != "content-length"
+        ]
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [*sent, (b"content-length", str(len(content)).encode())],
+            }
+        )
         await send({"type": "http.response.body", "body": content})
 
     def _service(self, headers: dict[str, str], path: str) -> tuple[str, str]:
@@ -100,18 +122,27 @@ async def _in_thread(context: Any, function: Callable[..., Response], *arguments
     return await future
 
 
-def control(cloud: Cloud, method: str, path: str, headers: dict[str, str], query: str, body: bytes) -> Response:
+def control(
+    cloud: Cloud, method: str, path: str, headers: dict[str, str], query: str, body: bytes
+) -> Response:
     """The cloud's own switches, for the rehearsal and for a person with curl: health, clock, outbox, settings, calls."""
     what = path.removeprefix("/_localaws/").strip("/")
     sent = json.loads(body) if body else {}
     if what == "health":
-        return _json({"status": "ready", "undelivered": cloud.undelivered, "account": cloud.account, "region": cloud.region})
+        return _json(
+            {
+                "status": "ready",
+                "undelivered": cloud.undelivered,
+                "account": cloud.account,
+                "region": cloud.region,
+            }
+        )
     if what == "clock":
         if method == "POST":
             try:
                 clock.advance(sent["advance_seconds"])
             except (KeyError, TypeError, ValueError) as error:
-                return _json({"error": f"clock takes {{\"advance_seconds\": n}}, n >= 0: {error}"}, 400)
+                return _json({"error": f'clock takes {{"advance_seconds": n}}, n >= 0: {error}'}, 400)
         return _json({"now": clock.now().isoformat(), "offset_seconds": clock.offset()})
     if what == "outbox":
         return _json(cloud.outbox)

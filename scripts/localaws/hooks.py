@@ -22,48 +22,91 @@ if TYPE_CHECKING:
 
 #: hook → the emulator's private names it uses ("module:attribute")
 HOOKS: dict[str, tuple[str, ...]] = {
-    "resource_types": ("ministack.services.cloudformation.provisioners:_RESOURCE_HANDLERS",
-                       "ministack.services.cloudformation.provisioners:_STACK_TAG_PROPERTY",
-                       "ministack.services.cloudformation.provisioners:_delete_predecessor",
-                       "ministack.services.cloudformation.stacks:_runs_on_worker_thread"),
-    "nested_attributes": ("ministack.services.cloudformation.provisioners:_provision_resource",
-                          "ministack.services.cloudformation.provisioners:_update_resource"),
-    "buckets": ("ministack.services.s3:_delete_bucket", "ministack.services.s3:_bucket_tags", "ministack.services.s3:_buckets"),
-    "nested_deletes": ("ministack.services.cloudformation.provisioners:_nested_stack_lookup_name",
-                       "ministack.services.cloudformation.provisioners:_delete_resource",
-                       "ministack.services.cloudformation.provisioners:_RETAINING_POLICIES",
-                       "ministack.services.cloudformation.engine:_topological_sort",
-                       "ministack.services.cloudformation.stacks:_resource_policy",
-                       "ministack.services.cloudformation.stacks:_add_event"),
+    "resource_types": (
+        "ministack.services.cloudformation.provisioners:_RESOURCE_HANDLERS",
+        "ministack.services.cloudformation.provisioners:_STACK_TAG_PROPERTY",
+        "ministack.services.cloudformation.provisioners:_delete_predecessor",
+        "ministack.services.cloudformation.stacks:_runs_on_worker_thread",
+    ),
+    "nested_attributes": (
+        "ministack.services.cloudformation.provisioners:_provision_resource",
+        "ministack.services.cloudformation.provisioners:_update_resource",
+    ),
+    "buckets": (
+        "ministack.services.s3:_delete_bucket",
+        "ministack.services.s3:_bucket_tags",
+        "ministack.services.s3:_buckets",
+    ),
+    "nested_deletes": (
+        "ministack.services.cloudformation.provisioners:_nested_stack_lookup_name",
+        "ministack.services.cloudformation.provisioners:_delete_resource",
+        "ministack.services.cloudformation.provisioners:_RETAINING_POLICIES",
+        "ministack.services.cloudformation.engine:_topological_sort",
+        "ministack.services.cloudformation.stacks:_resource_policy",
+        "ministack.services.cloudformation.stacks:_add_event",
+    ),
     "service_events": ("ministack.services.eventbridge:_put_events",),
     "event_targets": ("ministack.services.eventbridge:_invoke_target",),
-    "scheduler_targets": ("ministack.services.scheduler:_tick_schedules", "ministack.services.scheduler:_schedules"),
-    "clock": ("ministack.services.eventbridge:_tick_scheduled_rules", "ministack.services.scheduler:time", "ministack.services.eventbridge:time", "ministack.services.cloudwatch:time",
-              "ministack.services.cloudwatch_logs:time", "ministack.services.sns:time", "ministack.services.sqs:time"),
+    "scheduler_targets": (
+        "ministack.services.scheduler:_tick_schedules",
+        "ministack.services.scheduler:_schedules",
+    ),
+    "clock": (
+        "ministack.services.eventbridge:_tick_scheduled_rules",
+        "ministack.services.scheduler:time",
+        "ministack.services.eventbridge:time",
+        "ministack.services.cloudwatch:time",
+        "ministack.services.cloudwatch_logs:time",
+        "ministack.services.sns:time",
+        "ministack.services.sqs:time",
+    ),
     "prefix_lists": ("ministack.services.ec2:_parse_ip_permissions",),
     "service_tags": ("ministack.services.cloudformation.helpers:_validate_stack_tags",),
     "template_url": ("ministack.services.cloudformation.helpers:_resolve_document",),
-    "alarm_dimensions": ("ministack.services.cloudwatch:_evaluate_alarm", "ministack.services.cloudwatch:_metrics",
-                         "ministack.services.cloudwatch:_dims_key"),
-    "mail": ("ministack.services.sns:_fanout", "ministack.services.sns:_subscribe", "ministack.services.sns:_topics", "ministack.services.sns:_topic_by_arn_any_scope",
-             "ministack.services.sns:_resolve_message_for_protocol"),
-    "images": ("ministack.services.ecr:_describe_images", "ministack.services.ecr:_find_image", "ministack.services.ecr:_repositories",
-               "ministack.services.ecr:_registry_id"),
-    "unknown_parameters": ("ministack.services.cloudformation.handlers:_resolve_parameters",
-                           "ministack.services.cloudformation.changesets:_resolve_parameters"),
-    "trust_policies": ("ministack.services.iam:_trust_policy_not_principal_error",
-                       "ministack.core.iam_evaluator:validate_policy_document"),
+    "alarm_dimensions": (
+        "ministack.services.cloudwatch:_evaluate_alarm",
+        "ministack.services.cloudwatch:_metrics",
+        "ministack.services.cloudwatch:_dims_key",
+    ),
+    "mail": (
+        "ministack.services.sns:_fanout",
+        "ministack.services.sns:_subscribe",
+        "ministack.services.sns:_topics",
+        "ministack.services.sns:_topic_by_arn_any_scope",
+        "ministack.services.sns:_resolve_message_for_protocol",
+    ),
+    "images": (
+        "ministack.services.ecr:_describe_images",
+        "ministack.services.ecr:_find_image",
+        "ministack.services.ecr:_repositories",
+        "ministack.services.ecr:_registry_id",
+    ),
+    "unknown_parameters": (
+        "ministack.services.cloudformation.handlers:_resolve_parameters",
+        "ministack.services.cloudformation.changesets:_resolve_parameters",
+    ),
+    "trust_policies": (
+        "ministack.services.iam:_trust_policy_not_principal_error",
+        "ministack.core.iam_evaluator:validate_policy_document",
+    ),
     "caller": ("ministack.services.sts:_sessions",),
     "scope": ("ministack.core.responses:request_scope", "ministack.core.responses:set_request_account_id"),
-}  # fmt: skip
+}
 
 
-def put_service_event(cloud: Cloud, source: str, detail_type: str, detail: dict, resources: list[str]) -> None:
+def put_service_event(
+    cloud: Cloud, source: str, detail_type: str, detail: dict, resources: list[str]
+) -> None:
     """Play an AWS service's event; the public PutEvents refuses ``aws.*`` sources, as AWS does."""
     from ministack.core.responses import request_scope
     from ministack.services import eventbridge
 
-    entry = {"Source": source, "DetailType": detail_type, "Detail": json.dumps(detail, default=str), "Resources": resources}
+    entry = {
+        "Source": source,
+        "DetailType": detail_type,
+        "Detail": json.dumps(detail, default=str),
+        "Resources": resources,
+    }
     with request_scope(cloud.account, cloud.region):
         status, _, body = _triple(eventbridge._put_events({"Entries": [entry]}, allow_aws_source=True))
     if status != 200 or json.loads(body).get("FailedEntryCount"):
@@ -111,9 +154,16 @@ def keep_nested_attributes() -> None:
 
     def update_and_remember(resource_type: str, physical_id: str, *rest: Any) -> tuple[str, dict]:
         answer = update(resource_type, physical_id, *rest)
-        return remember(resource_type, answer, known.get((resource_type, physical_id), {}) if answer[0] == physical_id else {})
+        return remember(
+            resource_type,
+            answer,
+            known.get((resource_type, physical_id), {}) if answer[0] == physical_id else {},
+        )
 
-    provisioners._provision_resource, provisioners._update_resource = provision_and_remember, update_and_remember
+    provisioners._provision_resource, provisioners._update_resource = (
+        provision_and_remember,
+        update_and_remember,
+    )
 
 
 def delete_nested_stacks() -> None:
@@ -137,8 +187,16 @@ def delete_nested_stacks() -> None:
             if not record:
                 continue
             kind, own_id = record["ResourceType"], record.get("PhysicalResourceId", "")
-            policy = _resource_policy(definitions.get(logical_id), "DeletionPolicy", resources, stack.get("_resolved_params", {}),
-                                      conditions, template.get("Mappings") or {}, name, stack_id)
+            policy = _resource_policy(
+                definitions.get(logical_id),
+                "DeletionPolicy",
+                resources,
+                stack.get("_resolved_params", {}),
+                conditions,
+                template.get("Mappings") or {},
+                name,
+                stack_id,
+            )
             if policy in provisioners._RETAINING_POLICIES:
                 _add_event(stack_id, name, logical_id, kind, "DELETE_SKIPPED", physical_id=own_id)
                 resources.pop(logical_id)
@@ -154,9 +212,13 @@ def delete_nested_stacks() -> None:
             resources.pop(logical_id)
         if failed:
             stack["StackStatus"] = "DELETE_FAILED"
-            raise ValueError(f"Embedded stack {stack_id} was not successfully deleted: The following resource(s) failed to delete: [{'; '.join(failed)}].")
+            raise ValueError(
+                f"Embedded stack {stack_id} was not successfully deleted: The following resource(s) failed to delete: [{'; '.join(failed)}]."
+            )
         stack["StackStatus"] = "DELETE_COMPLETE"
-        _add_event(stack_id, name, name, "AWS::CloudFormation::Stack", "DELETE_COMPLETE", physical_id=stack_id)
+        _add_event(
+            stack_id, name, name, "AWS::CloudFormation::Stack", "DELETE_COMPLETE", physical_id=stack_id
+        )
 
     handler = provisioners._RESOURCE_HANDLERS["AWS::CloudFormation::Stack"]
     deploy = handler["create"]
@@ -166,8 +228,14 @@ def delete_nested_stacks() -> None:
             return deploy(logical_id, props, stack_name)
         except Exception as error:
             for name, stack in list(_stacks.items()):
-                if stack.get("_parent_stack_name") == stack_name and stack["StackStatus"] == "CREATE_FAILED" and name.startswith(f"{stack_name}-{logical_id}-"):
-                    delete(stack["StackId"], {})  # the parent's rollback knows nothing of a child that was never made
+                if (
+                    stack.get("_parent_stack_name") == stack_name
+                    and stack["StackStatus"] == "CREATE_FAILED"
+                    and name.startswith(f"{stack_name}-{logical_id}-")
+                ):
+                    delete(
+                        stack["StackId"], {}
+                    )  # the parent's rollback knows nothing of a child that was never made
             raise ValueError(f"Embedded stack {logical_id} was not successfully created: {error}") from error
 
     handler.update(create=create, delete=delete)
@@ -204,18 +272,29 @@ def _handlers(cloud: Cloud, kind: resource.ResourceType) -> dict[str, Any]:
         if changed:
             name = kind.name_property
             if name and new.get(name) and old.get(name) == new.get(name):
-                raise ValueError("CloudFormation cannot update a stack when a custom-named resource requires replacing. "
-                                 f"Rename {new[name]} and update the stack again. (changed: {', '.join(changed)})")
+                raise ValueError(
+                    "CloudFormation cannot update a stack when a custom-named resource requires replacing. "
+                    f"Rename {new[name]} and update the stack again. (changed: {', '.join(changed)})"
+                )
             created = make(context, new)
             provisioners._delete_predecessor(kind.delete, context, physical_id, old)
             return created
-        known[physical_id] = {**known.get(physical_id, {}), **(kind.update(context, physical_id, old, new) or {})}
+        known[physical_id] = {
+            **known.get(physical_id, {}),
+            **(kind.update(context, physical_id, old, new) or {}),
+        }
         return physical_id, dict(known[physical_id])
 
     def delete(physical_id: str, props: dict, logical_id: str = "") -> None:
         kind.delete(resource.Context(cloud, "", logical_id), physical_id, props)
 
-    return {"create": create, "update": update, "delete": delete, "update_with_logical_id": True, "delete_with_logical_id": True}
+    return {
+        "create": create,
+        "update": update,
+        "delete": delete,
+        "update_with_logical_id": True,
+        "delete_with_logical_id": True,
+    }
 
 
 def _check_first(cloud: Cloud, name: str, handler: dict[str, Any]) -> None:
@@ -250,8 +329,11 @@ def keep_buckets() -> None:
         if physical_id in s3._buckets:
             status, _, body = _triple(s3._delete_bucket(physical_id))
             if status == 409:
-                raise ValueError(f"The bucket you tried to delete is not empty: {physical_id} (Service: S3, Status Code: 409)"
-                                 if b"BucketNotEmpty" in body else body.decode())
+                raise ValueError(
+                    f"The bucket you tried to delete is not empty: {physical_id} (Service: S3, Status Code: 409)"
+                    if b"BucketNotEmpty" in body
+                    else body.decode()
+                )
         delete(physical_id, props)
 
     handler["create"] = lambda logical_id, props, stack: tagged(create(logical_id, props, stack), props)
@@ -304,16 +386,24 @@ def _universal(cloud: Cloud, target: dict, event: dict, schedule: dict) -> None:
     text = target.get("Input") or "{}"
     moment = event["Time"] - event["Time"] % 60  # a schedule is due on the minute
     stamp = clock.datetime.fromtimestamp(moment, tz=clock.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    for key, value in {"scheduled-time": stamp, "execution-id": cloud.new_id(length=32), "attempt-number": "1",
-                       "schedule-arn": schedule.get("Arn", "")}.items():  # fmt: skip
+    for key, value in {
+        "scheduled-time": stamp,
+        "execution-id": cloud.new_id(length=32),
+        "attempt-number": "1",
+        "schedule-arn": schedule.get("Arn", ""),
+    }.items():
         text = text.replace(f"<aws.scheduler.{key}>", value)
 
     def call() -> None:
         from botocore import xform_name
 
-        client = cloud.client(service, role=target["RoleArn"], principal="scheduler.amazonaws.com", session="scheduler")
+        client = cloud.client(
+            service, role=target["RoleArn"], principal="scheduler.amazonaws.com", session="scheduler"
+        )
         try:
-            getattr(client, xform_name(operation[0].upper() + operation[1:]))(**resource.typed(service, xform_name(operation[0].upper() + operation[1:]), json.loads(text)))
+            getattr(client, xform_name(operation[0].upper() + operation[1:]))(
+                **resource.typed(service, xform_name(operation[0].upper() + operation[1:]), json.loads(text))
+            )
         except Exception as error:
             cloud.log.error("schedule %s: %s.%s failed: %s", schedule.get("Name"), service, operation, error)
             cloud.undelivered.append(f"{schedule.get('Arn')}: {error}")
@@ -373,7 +463,9 @@ def allow_service_tags() -> None:
     from ministack.services.cloudformation import helpers
 
     original = helpers._validate_stack_tags
-    helpers._validate_stack_tags = lambda tags: original([t for t in tags if (t.get("Key"), t.get("Value")) not in service_tags])
+    helpers._validate_stack_tags = lambda tags: original(
+        [t for t in tags if (t.get("Key"), t.get("Value")) not in service_tags]
+    )
 
 
 def read_prefix_lists() -> None:
@@ -387,9 +479,13 @@ def read_prefix_lists() -> None:
         for number, rule in enumerate(rules, 1):
             entries: dict[str, dict] = {}
             for key, value in params.items():
-                match = re.fullmatch(rf"{prefix}\.{number}\.PrefixListIds\.(\d+)\.(PrefixListId|Description)", key)
+                match = re.fullmatch(
+                    rf"{prefix}\.{number}\.PrefixListIds\.(\d+)\.(PrefixListId|Description)", key
+                )
                 if match:
-                    entries.setdefault(match[1], {})[match[2]] = value[0] if isinstance(value, list) else value
+                    entries.setdefault(match[1], {})[match[2]] = (
+                        value[0] if isinstance(value, list) else value
+                    )
             rule["PrefixListIds"] = list(entries.values()) or rule.get("PrefixListIds", [])
         return rules
 
@@ -453,11 +549,17 @@ def keep_mail(cloud: Cloud) -> None:
                     one.update(asked=True, confirmed=False, token=cloud.new_id(length=32))
                     one.setdefault("attributes", {})["PendingConfirmation"] = "true"
                     link = f"{cloud.endpoint}/?{urlencode({'Action': 'ConfirmSubscription', 'TopicArn': topic['arn'], 'Token': one['token']})}"
-                    post(topic["arn"], one["endpoint"], "AWS Notification - Subscription Confirmation",
-                         f"You have chosen to subscribe to the topic:\n{topic['arn']}\n\nTo confirm this subscription, follow the link:\n{link}\n")
+                    post(
+                        topic["arn"],
+                        one["endpoint"],
+                        "AWS Notification - Subscription Confirmation",
+                        f"You have chosen to subscribe to the topic:\n{topic['arn']}\n\nTo confirm this subscription, follow the link:\n{link}\n",
+                    )
 
     def post(topic_arn: str, to: str, subject: str, body: str) -> None:
-        cloud.outbox.append({"to": to, "subject": subject, "body": body, "topic": topic_arn, "at": clock.now().isoformat()})
+        cloud.outbox.append(
+            {"to": to, "subject": subject, "body": body, "topic": topic_arn, "at": clock.now().isoformat()}
+        )
 
     def fanout(topic_arn: str, msg_id: str, message: str, subject: str, *rest: Any, **named: Any) -> Any:
         ask()
@@ -498,13 +600,20 @@ def images_are_told() -> None:
             if not ecr._find_image(name, wanted):
                 parts = ", ".join(f"{k}:'{wanted.get(k, 'null')}'" for k in ("imageDigest", "imageTag"))
                 return ecr.error_response_json(
-                    "ImageNotFoundException", f"The image with imageId {{{parts}}} does not exist within the repository with name '{name}' "
-                    f"in the registry with id '{ecr._registry_id()}'", 400)  # fmt: skip
+                    "ImageNotFoundException",
+                    f"The image with imageId {{{parts}}} does not exist within the repository with name '{name}' "
+                    f"in the registry with id '{ecr._registry_id()}'",
+                    400,
+                )
         status, headers, body = _triple(original(data))
         document = json.loads(body)
         for image in document.get("imageDetails", []):
-            manifest = json.loads(ecr._find_image(name, {"imageDigest": image["imageDigest"]})["imageManifest"] or "{}")
-            image["imageSizeInBytes"] = sum(part.get("size", 0) for part in (manifest.get("config", {}), *manifest.get("layers", [])))
+            manifest = json.loads(
+                ecr._find_image(name, {"imageDigest": image["imageDigest"]})["imageManifest"] or "{}"
+            )
+            image["imageSizeInBytes"] = sum(
+                part.get("size", 0) for part in (manifest.get("config", {}), *manifest.get("layers", []))
+            )
         return status, headers, json.dumps(document).encode()
 
     ecr._describe_images = describe
@@ -516,7 +625,11 @@ def refuse_unknown_parameters() -> None:
 
     def checked(original: Callable) -> Callable:
         def resolve(template: dict, provided: list[dict], *rest: Any) -> dict:
-            unknown = [p["Key"] for p in provided if "Key" in p and p["Key"] not in (template.get("Parameters") or {})]
+            unknown = [
+                p["Key"]
+                for p in provided
+                if "Key" in p and p["Key"] not in (template.get("Parameters") or {})
+            ]
             if unknown:
                 raise ValueError(f"Parameters: [{', '.join(unknown)}] do not exist in the template")
             return original(template, provided, *rest)

@@ -25,12 +25,20 @@ def install(ministack_app: Any, cloud: Cloud) -> None:
 
     def call(method: str, path: str, headers: dict, body: bytes, query: dict) -> tuple[int, dict, bytes]:
         sent = {k: v for k, v in headers.items() if k != "content-length"}
-        builder = EnvironBuilder(method=method, path=path, query_string=urlencode(query, doseq=True), headers=sent, data=body or b"",
-                                 base_url=cloud.endpoint)  # fmt: skip
+        builder = EnvironBuilder(
+            method=method,
+            path=path,
+            query_string=urlencode(query, doseq=True),
+            headers=sent,
+            data=body or b"",
+            base_url=cloud.endpoint,
+        )
         chunks, status, answered = run_wsgi_app(dispatcher, builder.get_environ())
         return int(status.split()[0]), dict(answered), b"".join(chunks)
 
-    async def handle(method: str, path: str, headers: dict, body: bytes, query: dict) -> tuple[int, dict, bytes]:
+    async def handle(
+        method: str, path: str, headers: dict, body: bytes, query: dict
+    ) -> tuple[int, dict, bytes]:
         return await asyncio.to_thread(call, method, path, headers, body, query)
 
     for name in SERVICES:

@@ -34,7 +34,11 @@ def trust_policy_error(document: Any) -> str | None:
         if statement.get("Effect") not in ("Allow", "Deny"):
             return f"Invalid effect: {statement.get('Effect')}"
         actions = statement.get("Action") or []
-        wrong = [a for a in ([actions] if isinstance(actions, str) else actions) if not a.startswith("sts:") and a != "*"]
+        wrong = [
+            a
+            for a in ([actions] if isinstance(actions, str) else actions)
+            if not a.startswith("sts:") and a != "*"
+        ]
         if wrong or not actions:
             return f"AssumeRole policy may only specify STS AssumeRole actions, found {', '.join(wrong) or 'none'}"
     return None
@@ -49,7 +53,9 @@ def _role(cloud: Cloud, props: dict[str, Any]) -> None:
     for policy in props.get("Policies") or []:
         error = validate_policy_document(json.dumps(policy["PolicyDocument"]))
         if error:
-            raise ValueError(f"{policy['PolicyName']}: {error} (Service: Iam, Status Code: 400, Error Code: MalformedPolicyDocument)")
+            raise ValueError(
+                f"{policy['PolicyName']}: {error} (Service: Iam, Status Code: 400, Error Code: MalformedPolicyDocument)"
+            )
 
 
 def _managed_policy(cloud: Cloud, props: dict[str, Any]) -> None:
@@ -60,7 +66,9 @@ def _managed_policy(cloud: Cloud, props: dict[str, Any]) -> None:
     if error:
         raise ValueError(f"{error} (Service: Iam, Status Code: 400, Error Code: MalformedPolicyDocument)")
     if len(text) > 6144:
-        raise ValueError(f"Cannot exceed quota for PolicySize: 6144 (the document has {len(text)} characters)")
+        raise ValueError(
+            f"Cannot exceed quota for PolicySize: 6144 (the document has {len(text)} characters)"
+        )
 
 
 def _function(cloud: Cloud, props: dict[str, Any]) -> None:
@@ -69,8 +77,10 @@ def _function(cloud: Cloud, props: dict[str, Any]) -> None:
     try:
         cloud.check_trust(props["Role"], "lambda.amazonaws.com")
     except AwsError as error:
-        raise ValueError("The role defined for the function cannot be assumed by Lambda. "
-                         f"(Error Code: InvalidParameterValueException) {error.message}") from error
+        raise ValueError(
+            "The role defined for the function cannot be assumed by Lambda. "
+            f"(Error Code: InvalidParameterValueException) {error.message}"
+        ) from error
 
 
 def _rule(cloud: Cloud, props: dict[str, Any]) -> None:
@@ -78,7 +88,9 @@ def _rule(cloud: Cloud, props: dict[str, Any]) -> None:
     for target in props.get("Targets") or []:
         service = target["Arn"].split(":")[2] if target.get("Arn", "").count(":") >= 5 else ""
         if service in ("codepipeline", "codebuild", "sagemaker", "states") and not target.get("RoleArn"):
-            raise ValueError(f"RoleArn is required for target {target['Arn']}. (Error Code: ValidationException)")
+            raise ValueError(
+                f"RoleArn is required for target {target['Arn']}. (Error Code: ValidationException)"
+            )
 
 
 #: resource type → check(cloud, properties), raising ValueError with the reason

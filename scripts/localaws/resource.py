@@ -102,22 +102,32 @@ class ApiResource(ResourceType):
             props[self.generated_name] = context.name(self.name_limit)
         request = typed(self.service, self.create_call, self.request(context, props))
         answer = getattr(context.client(self.service), self.create_call)(**request)
-        return str(dig({**request, **answer}, self.physical_id)), self.read({**props, **request, **answer}, context)
+        return str(dig({**request, **answer}, self.physical_id)), self.read(
+            {**props, **request, **answer}, context
+        )
 
     def read(self, answer: dict[str, Any], context: Context) -> Attributes:
         """GetAtt values from the create answer merged over request and properties."""
-        return {name: dig(answer, path) for name, path in self.attributes.items() if dig(answer, path) is not None}
+        return {
+            name: dig(answer, path) for name, path in self.attributes.items() if dig(answer, path) is not None
+        }
 
     def update(self, context: Context, physical_id: str, old: dict, new: dict) -> Attributes:
         if not self.update_call:
             raise NotImplementedError(f"{self.type_name} has no update in place")
         request = self.request(context, new)
-        members = context.client(self.service).meta.service_model.operation_model(
-            context.client(self.service).meta.method_to_api_mapping[self.update_call]
-        ).input_shape.members
+        members = (
+            context.client(self.service)
+            .meta.service_model.operation_model(
+                context.client(self.service).meta.method_to_api_mapping[self.update_call]
+            )
+            .input_shape.members
+        )
         request = {k: v for k, v in request.items() if k in members}
         request[self.id_parameter] = physical_id
-        getattr(context.client(self.service), self.update_call)(**typed(self.service, self.update_call, request))
+        getattr(context.client(self.service), self.update_call)(
+            **typed(self.service, self.update_call, request)
+        )
         return {}
 
     def delete(self, context: Context, physical_id: str, props: dict[str, Any]) -> None:
@@ -223,9 +233,18 @@ def findings(type_name: str, props: dict[str, Any]) -> list[str]:
     found = schema(type_name)
     if found is None:
         return []
-    settable = {*found.get("createOnlyProperties", []), *found.get("writeOnlyProperties", [])}  # a few schemas name one in both lists
-    read_only = [p.removeprefix("/properties/") for p in found.get("readOnlyProperties", []) if p not in settable]
-    out = [f"#: extraneous key [{p}] is not permitted (read only)" for p in read_only if "/" not in p and p in props]
+    settable = {
+        *found.get("createOnlyProperties", []),
+        *found.get("writeOnlyProperties", []),
+    }  # a few schemas name one in both lists
+    read_only = [
+        p.removeprefix("/properties/") for p in found.get("readOnlyProperties", []) if p not in settable
+    ]
+    out = [
+        f"#: extraneous key [{p}] is not permitted (read only)"
+        for p in read_only
+        if "/" not in p and p in props
+    ]
     for error in _validator(type_name).iter_errors(props):
         path = "/".join(str(p) for p in error.absolute_path)
         out.append(f"#/{path}: {_words(error)}")
@@ -258,7 +277,14 @@ def _readable(value: Any) -> Any:
 
 
 def _plain(pattern: str) -> str:
-    for class_name, plain in {"L": r"\w", "Z": r"\s", "N": r"\d", "P": r"!-/:-@", "S": r"$+<=>^`|~", "M": r"\w"}.items():
+    for class_name, plain in {
+        "L": r"\w",
+        "Z": r"\s",
+        "N": r"\d",
+        "P": r"!-/:-@",
+        "S": r"$+<=>^`|~",
+        "M": r"\w",
+    }.items():
         pattern = pattern.replace(rf"\p{{{class_name}}}", plain)
     return pattern
 
@@ -270,11 +296,18 @@ def _pattern(validator: Any, wanted: str, instance: Any, found: dict) -> Any:
         except regex.error:  # a few registry patterns are written for Java
             return
         if not matched:
-            yield jsonschema.ValidationError(f"failed validation constraint for keyword [pattern]: {instance!r} does not match {wanted}")
+            yield jsonschema.ValidationError(
+                f"failed validation constraint for keyword [pattern]: {instance!r} does not match {wanted}"
+            )
 
 
 def _is_integer(_: Any, value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) or isinstance(value, str) and value.lstrip("-").isdigit()
+    return (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        or isinstance(value, str)
+        and value.lstrip("-").isdigit()
+    )
 
 
 def _is_number(_: Any, value: Any) -> bool:
@@ -288,13 +321,17 @@ def _is_number(_: Any, value: Any) -> bool:
 
 
 #: CloudFormation reads scalars of templates by the type that is wanted: "5" is an integer, "true" a boolean
-_TYPES = jsonschema.Draft7Validator.TYPE_CHECKER.redefine_many({
-    "integer": _is_integer,
-    "number": _is_number,
-    "boolean": lambda _, v: isinstance(v, bool) or v in ("true", "false", "True", "False"),
-    "string": lambda _, v: isinstance(v, str | int | float | bool),
-})  # fmt: skip
-_Base = jsonschema.validators.extend(jsonschema.Draft7Validator, {"pattern": _pattern, "format": lambda *_: ()}, type_checker=_TYPES)
+_TYPES = jsonschema.Draft7Validator.TYPE_CHECKER.redefine_many(
+    {
+        "integer": _is_integer,
+        "number": _is_number,
+        "boolean": lambda _, v: isinstance(v, bool) or v in ("true", "false", "True", "False"),
+        "string": lambda _, v: isinstance(v, str | int | float | bool),
+    }
+)
+_Base = jsonschema.validators.extend(
+    jsonschema.Draft7Validator, {"pattern": _pattern, "format": lambda *_: ()}, type_checker=_TYPES
+)
 
 
 def _numeric(keyword: str) -> Any:
@@ -310,9 +347,13 @@ def _numeric(keyword: str) -> Any:
 def _enum(validator: Any, allowed: list, instance: Any, found: dict) -> Any:
     texts = {str(a).lower() if isinstance(a, bool) else str(a) for a in allowed}
     if (str(instance).lower() if isinstance(instance, bool) else str(instance)) not in texts:
-        yield jsonschema.ValidationError(f"{instance!r} is not a valid enum value; allowed: {', '.join(sorted(texts))}")
+        yield jsonschema.ValidationError(
+            f"{instance!r} is not a valid enum value; allowed: {', '.join(sorted(texts))}"
+        )
 
 
 _Lenient = jsonschema.validators.extend(
-    _Base, {"minimum": _numeric("minimum"), "maximum": _numeric("maximum"), "enum": _enum}, type_checker=_TYPES
+    _Base,
+    {"minimum": _numeric("minimum"), "maximum": _numeric("maximum"), "enum": _enum},
+    type_checker=_TYPES,
 )

@@ -60,7 +60,11 @@ class Service:
             check(operation, params)
             function = getattr(self, xform_name(operation.name), None)
             if function is None:
-                raise AwsError("NotImplemented", f"{self.name}:{operation.name} is not implemented in the local cloud", 501)
+                raise AwsError(
+                    "NotImplemented",
+                    f"{self.name}:{operation.name} is not implemented in the local cloud",
+                    501,
+                )
             self.cloud.record_call(self.name, operation.name, params)
             answer = function(params)
             return self._serialize(operation, answer or {}, request_id)
@@ -68,7 +72,9 @@ class Service:
             return self._error(error, request_id)
         except Exception as error:  # a fault of the local cloud: say so, never let the client hang
             self.cloud.log.exception("%s failed", self.name)
-            return self._error(AwsError("InternalFailure", f"{type(error).__name__}: {error}", 500), request_id)
+            return self._error(
+                AwsError("InternalFailure", f"{type(error).__name__}: {error}", 500), request_id
+            )
 
     @property
     def _protocol(self) -> str:
@@ -78,7 +84,9 @@ class Service:
         if self._protocol == "json":
             target = headers.get("x-amz-target", "").rpartition(".")[2]
             if target not in self.model.operation_names:
-                raise AwsError("UnknownOperationException", f"{self.name} has no operation {target or '(none)'}")
+                raise AwsError(
+                    "UnknownOperationException", f"{self.name} has no operation {target or '(none)'}"
+                )
             operation = self.model.operation_model(target)
             raw = json.loads(body or b"{}")
             return operation, from_wire(operation.input_shape, raw) if operation.input_shape else {}
@@ -118,11 +126,17 @@ class Service:
                 params[member] = unquote(match.group(wire))
             elif location == "querystring" and wire in values:
                 found = values[wire]
-                params[member] = found if member_shape.type_name == "list" else convert(member_shape, found[0])
+                params[member] = (
+                    found if member_shape.type_name == "list" else convert(member_shape, found[0])
+                )
             elif location == "header" and wire.lower() in headers:
                 params[member] = convert(member_shape, headers[wire.lower()])
             elif member == payload:
-                params[member] = body if member_shape.type_name == "blob" else from_wire(member_shape, json.loads(body or b"{}"))
+                params[member] = (
+                    body
+                    if member_shape.type_name == "blob"
+                    else from_wire(member_shape, json.loads(body or b"{}"))
+                )
             elif location is None and member in document:
                 params[member] = document[member]
         return params
@@ -131,7 +145,9 @@ class Service:
         headers = {"x-amzn-RequestId": request_id}
         shape = operation.output_shape
         if self._protocol == "json":
-            headers["Content-Type"] = f"application/x-amz-json-{self.model.metadata.get('jsonVersion', '1.1')}"
+            headers["Content-Type"] = (
+                f"application/x-amz-json-{self.model.metadata.get('jsonVersion', '1.1')}"
+            )
             return 200, headers, json.dumps(to_wire(shape, answer)).encode() if shape else b"{}"
         headers["Content-Type"] = "application/json"
         status = operation.http.get("responseCode", 200)
@@ -153,14 +169,24 @@ class Service:
             content = answer.get(payload) or b""
             return status, headers, content if isinstance(content, bytes) else str(content).encode()
         if payload:
-            return status, headers, json.dumps(to_wire(shape.members[payload], answer.get(payload) or {})).encode()
+            return (
+                status,
+                headers,
+                json.dumps(to_wire(shape.members[payload], answer.get(payload) or {})).encode(),
+            )
         return status, headers, json.dumps(to_wire(shape, document)).encode()
 
     def _error(self, error: AwsError, request_id: str) -> Response:
         document = {"__type": error.code, "message": error.message, "Message": error.message, **error.fields}
-        headers = {"x-amzn-RequestId": request_id, "x-amzn-ErrorType": error.code, "Content-Type": "application/json"}
+        headers = {
+            "x-amzn-RequestId": request_id,
+            "x-amzn-ErrorType": error.code,
+            "Content-Type": "application/json",
+        }
         if self._protocol == "json":
-            headers["Content-Type"] = f"application/x-amz-json-{self.model.metadata.get('jsonVersion', '1.1')}"
+            headers["Content-Type"] = (
+                f"application/x-amz-json-{self.model.metadata.get('jsonVersion', '1.1')}"
+            )
         return error.status, headers, json.dumps(document).encode()
 
 
@@ -186,7 +212,9 @@ def from_wire(shape: Shape | None, value: Any) -> Any:
         if getattr(shape, "is_document_type", False):
             return value
         names = {m.serialization.get("name", n): (n, m) for n, m in shape.members.items()}
-        return {names[k][0]: from_wire(names[k][1], v) for k, v in value.items() if k in names and v is not None}
+        return {
+            names[k][0]: from_wire(names[k][1], v) for k, v in value.items() if k in names and v is not None
+        }
     if shape.type_name == "list" and isinstance(value, list):
         return [from_wire(shape.member, v) for v in value]
     if shape.type_name == "map" and isinstance(value, dict):
@@ -194,7 +222,9 @@ def from_wire(shape: Shape | None, value: Any) -> Any:
     if shape.type_name == "blob" and isinstance(value, str):
         return base64.b64decode(value)
     if shape.type_name == "timestamp":
-        return datetime.fromtimestamp(value, tz=UTC) if isinstance(value, int | float) else isoparse(str(value))
+        return (
+            datetime.fromtimestamp(value, tz=UTC) if isinstance(value, int | float) else isoparse(str(value))
+        )
     return value
 
 
@@ -206,7 +236,9 @@ def to_wire(shape: Shape | None, value: Any) -> Any:
         if getattr(shape, "is_document_type", False):
             return value
         return {
-            m.serialization.get("name", n): to_wire(m, value[n]) for n, m in shape.members.items() if value.get(n) is not None
+            m.serialization.get("name", n): to_wire(m, value[n])
+            for n, m in shape.members.items()
+            if value.get(n) is not None
         }
     if shape.type_name == "list":
         return [to_wire(shape.member, v) for v in value]
@@ -214,7 +246,11 @@ def to_wire(shape: Shape | None, value: Any) -> Any:
         return {str(k): to_wire(shape.value, v) for k, v in value.items()}
     if shape.type_name == "timestamp":
         if isinstance(value, datetime):
-            return value.isoformat() if shape.serialization.get("timestampFormat") == "iso8601" else value.timestamp()
+            return (
+                value.isoformat()
+                if shape.serialization.get("timestampFormat") == "iso8601"
+                else value.timestamp()
+            )
         return value
     if shape.type_name == "blob":
         return base64.b64encode(value if isinstance(value, bytes) else str(value).encode()).decode()
@@ -236,7 +272,11 @@ def check(operation: OperationModel, params: dict[str, Any]) -> None:
     findings = list(findings_of(operation.input_shape, params, ""))
     if findings:
         count = f"{len(findings)} validation error{'s' if len(findings) > 1 else ''} detected: "
-        code = "ValidationException" if operation.service_model.service_name != "servicecatalog" else "InvalidParametersException"
+        code = (
+            "ValidationException"
+            if operation.service_model.service_name != "servicecatalog"
+            else "InvalidParametersException"
+        )
         raise AwsError(code, count + "; ".join(findings))
 
 
@@ -246,7 +286,11 @@ def findings_of(shape: Shape, value: Any, path: str) -> Iterator[str]:
     kind = shape.type_name
     meta = shape.metadata
     wanted = {"string": str, "structure": dict, "list": list, "map": dict, "boolean": bool}.get(kind)
-    if wanted and not isinstance(value, wanted) and not (kind == "structure" and getattr(shape, "is_document_type", False)):
+    if (
+        wanted
+        and not isinstance(value, wanted)
+        and not (kind == "structure" and getattr(shape, "is_document_type", False))
+    ):
         yield f"Value {value!r} at '{where}' failed to satisfy constraint: Member must be a {kind}"
         return
     if kind == "structure":
@@ -301,7 +345,13 @@ def _matches(pattern: str, value: str) -> bool:
         return True
 
 
-def page(items: list, params: dict[str, Any], size_key: str = "MaxResults", token_key: str = "NextToken", default: int = 100):
+def page(
+    items: list,
+    params: dict[str, Any],
+    size_key: str = "MaxResults",
+    token_key: str = "NextToken",
+    default: int = 100,
+):
     """One page of a list and the token of the next one (None on the last): ``items, token``.
 
     Raises AwsError for a token that was not given out.
