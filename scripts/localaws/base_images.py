@@ -1,7 +1,9 @@
-"""AWS's own container images, as this machine can have them: a Python environment with the packages AWS lists.
+"""AWS's own container images, as this machine can have them.
 
-The image itself is in AWS's registry and needs a container engine. What a project builds on it, and what runs in
-it, needs its Python packages; those come from the wheel store, by a lock of requirements/.
+A Python environment with the packages AWS lists.
+
+The image itself is in AWS's registry and needs a container engine. What a project builds on it, and what runs
+in it, needs its Python packages; those come from the wheel store, by a lock of requirements/.
 """
 
 from __future__ import annotations
@@ -49,9 +51,15 @@ class BaseImage:
 _TABLE = (
     BaseImage(
         "sagemaker-scikit-learn:1.9-0",
-        re.compile(r"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?/sagemaker-scikit-learn:1\.9-0(?:-cpu-py3)?"),
+        re.compile(
+            r"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?/sagemaker-scikit-learn:1\.9-0(?:-cpu-py3)?"
+        ),
         "wheels-image-sklearn.txt",
-        ("its operating system and nginx", "Python 3.12 (this machine's Python is used)", "the SageMaker training and inference toolkits"),
+        (
+            "its operating system and nginx",
+            "Python 3.12 (this machine's Python is used)",
+            "the SageMaker training and inference toolkits",
+        ),
     ),
 )
 
@@ -84,13 +92,30 @@ def _make(cache: Path, folder: Path, base: BaseImage) -> None:
     subprocess.run(["rm", "-rf", str(folder)], check=True)
     toolbox.make_environment(cache, folder)
     done = subprocess.run(
-        # Compiled once here: what a container compiles is gone with it, and importing pandas would cost seconds in each job.
-        [toolbox.uv(), "pip", "install", "--quiet", "--compile-bytecode", "--python", str(folder / "bin/python"), "--no-index",
-         "--find-links", str(cache / "wheels"), "--requirement", str(_LOCKS / base.lock)],
-        env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(cache), **toolbox.uv_environment(cache)}, capture_output=True, text=True,
-    )  # fmt: skip
+        # Compiled once here: what a container compiles is gone with it, and importing pandas would cost
+        # seconds in each job.
+        [
+            toolbox.uv(),
+            "pip",
+            "install",
+            "--quiet",
+            "--compile-bytecode",
+            "--python",
+            str(folder / "bin/python"),
+            "--no-index",
+            "--find-links",
+            str(cache / "wheels"),
+            "--requirement",
+            str(_LOCKS / base.lock),
+        ],
+        env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(cache), **toolbox.uv_environment(cache)},
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
-        raise BaseImageError(f"the packages of {base.name} could not be installed from the wheel store {cache / 'wheels'}; "
-                             f"run `make setup` again:\n{done.stderr.strip()}")  # fmt: skip
+        raise BaseImageError(
+            f"the packages of {base.name} could not be installed from the wheel store {cache / 'wheels'}; "
+            f"run `make setup` again:\n{done.stderr.strip()}"
+        )
     toolbox.add_pip(cache, folder, internet=False)
     (folder / ".complete").touch()

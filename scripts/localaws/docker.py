@@ -1,10 +1,12 @@
-"""The ``docker`` that builds find on their PATH: no engine, but a Dockerfile really built and really pushed to ECR.
+"""The ``docker`` that builds find on their PATH.
 
-``build`` carries out each instruction. FROM takes the stand-in of an AWS image (base_images.py) or an image of ECR;
-COPY copies; RUN runs in a mount namespace in which the image's files lie over this machine's, with the image's own
-Python environment, so ``RUN pip install`` installs into the image; what cannot be done here (an operating system's
-packages, USER) is skipped and said. RUN results are kept between builds like Docker's layer cache. ``push`` puts an
-OCI image into the registry of ECR.
+No engine, but a Dockerfile really built and really pushed to ECR.
+
+``build`` carries out each instruction. FROM takes the stand-in of an AWS image (base_images.py) or an image
+of ECR; COPY copies; RUN runs in a mount namespace in which the image's files lie over this machine's, with
+the image's own Python environment, so ``RUN pip install`` installs into the image; what cannot be done here
+(an operating system's packages, USER) is skipped and said. RUN results are kept between builds like Docker's
+layer cache. ``push`` puts an OCI image into the registry of ECR.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -29,7 +32,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from localaws import base_images, containers, dockerfile, images, toolbox  # noqa: E402
 from localaws.dockerfile import DockerfileError, Instruction  # noqa: E402
 
-_SYSTEM_TOOLS = ("apt-get", "apt", "apt-key", "yum", "dnf", "microdnf", "apk", "groupadd", "useradd", "adduser", "addgroup")
+_KEPT_DAYS = 3
+_SYSTEM_TOOLS = (
+    "apt-get",
+    "apt",
+    "apt-key",
+    "yum",
+    "dnf",
+    "microdnf",
+    "apk",
+    "groupadd",
+    "useradd",
+    "adduser",
+    "addgroup",
+)
 
 
 class BuildError(RuntimeError):
@@ -51,12 +67,17 @@ class Place:
         """From the variable that toolbox.py sets. Raises SystemExit outside of a build."""
         words = os.environ.get("LOCALAWS_PLACE", "").split("|")
         if len(words) != 5:
-            raise SystemExit("docker: this stand-in works in builds of the local cloud only (LOCALAWS_PLACE is not set)")
+            raise SystemExit(
+                "docker: this stand-in works in builds of the local cloud only (LOCALAWS_PLACE is not set)"
+            )
         return cls(words[0], words[1], words[2], Path(words[3]), Path(words[4]))
 
     @property
     def store(self) -> Path:
-        """Where images that were built or pulled here are kept until the cloud ends: this machine's Docker."""
+        """Where images that were built or pulled here are kept until the cloud ends.
+
+        This machine's Docker.
+        """
         return self.home / "docker"
 
 
@@ -120,37 +141,57 @@ class Build:
     def do_from(self, instruction: Instruction) -> None:
         words = dockerfile.substitute(instruction.value, self.global_args).split()
         if not words or not words[0]:
-            raise BuildError(f"line {instruction.line}: base name ({instruction.value}) should not be blank: give it with --build-arg")
+            raise BuildError(
+                f"line {instruction.line}: base name ({instruction.value}) should not be blank: give it "
+                "with --build-arg"
+            )
         if self.key:
-            raise BuildError(f"line {instruction.line}: a second FROM: builds of several stages are not done by the local cloud")
+            raise BuildError(
+                f"line {instruction.line}: a second FROM: builds of several stages are not done by the "
+                "local cloud"
+            )
         uri = words[0]
         with suppress(images.ImageError):
             base = base_images.find(uri)
             if base:
-                say(f"    substituted: {uri} by a Python environment with its packages; not there: {'; '.join(base.missing)}")
+                say(
+                    f"    substituted: {uri} by a Python environment with its packages; not there: "
+                    f"{'; '.join(base.missing)}"
+                )
         try:
             image = images.pull(self.place, uri)
         except (images.ImageError, base_images.BaseImageError, toolbox.ToolError) as error:
             raise BuildError(f"failed to resolve source metadata for {uri}: {error}") from error
         shutil.copytree(image.rootfs, self.rootfs, symlinks=True, dirs_exist_ok=True)
         self.env, self.labels, self.workdir = dict(image.env), dict(image.labels), image.workdir
-        self.entrypoint, self.command, self.python_env = list(image.entrypoint), list(image.command), image.python_env
+        self.entrypoint, self.command, self.python_env = (
+            list(image.entrypoint),
+            list(image.command),
+            image.python_env,
+        )
         self.grow(image.digest, str(image.python_env))
 
     def do_env(self, instruction: Instruction) -> None:
-        self.env |= {k: self.value(v) for k, v in dockerfile.pairs(instruction.value, instruction.line).items()}
+        self.env |= {
+            k: self.value(v) for k, v in dockerfile.pairs(instruction.value, instruction.line).items()
+        }
         self.grow("env", json.dumps(self.env, sort_keys=True))
 
     def do_label(self, instruction: Instruction) -> None:
-        self.labels |= {k: self.value(v) for k, v in dockerfile.pairs(instruction.value, instruction.line).items()}
+        self.labels |= {
+            k: self.value(v) for k, v in dockerfile.pairs(instruction.value, instruction.line).items()
+        }
 
     def do_workdir(self, instruction: Instruction) -> None:
-        self.workdir = os.path.join(self.workdir, self.value(instruction.value))
+        self.workdir = str(PurePosixPath(self.workdir, self.value(instruction.value)))
         self.inside(self.workdir).mkdir(parents=True, exist_ok=True)
         self.grow("workdir", self.workdir)
 
     def do_entrypoint(self, instruction: Instruction) -> None:
-        self.entrypoint, self.command = instruction.exec_form() or ["/bin/sh", "-c", self.value(instruction.value)], []
+        self.entrypoint, self.command = (
+            instruction.exec_form() or ["/bin/sh", "-c", self.value(instruction.value)],
+            [],
+        )
 
     def do_cmd(self, instruction: Instruction) -> None:
         self.command = instruction.exec_form() or ["/bin/sh", "-c", self.value(instruction.value)]
@@ -161,20 +202,34 @@ class Build:
 
     def do_copy(self, instruction: Instruction) -> None:
         if "from" in instruction.flags:
-            raise BuildError(f"line {instruction.line}: COPY --from: builds of several stages are not done by the local cloud")
+            raise BuildError(
+                f"line {instruction.line}: COPY --from: builds of several stages are not done by the local "
+                "cloud"
+            )
         *sources, target = [self.value(word) for word in instruction.words()]
         if not sources:
-            raise DockerfileError(f"line {instruction.line}: {instruction.name} requires at least two arguments")
+            raise DockerfileError(
+                f"line {instruction.line}: {instruction.name} requires at least two arguments"
+            )
         found = [path for source in sources for path in self._sources(source, instruction)]
         into = target.endswith("/") or len(found) > 1 or found[0].is_dir() or self.inside(target).is_dir()
         if len(found) > 1 and not target.endswith("/"):
-            raise BuildError(f"line {instruction.line}: when using {instruction.name} with more than one source file, the destination "
-                             "must be a directory and end with a /")  # fmt: skip
+            raise BuildError(
+                f"line {instruction.line}: when using {instruction.name} with more than one source file, "
+                "the destination "
+                "must be a directory and end with a /"
+            )
         self.grow("copy", target, json.dumps(instruction.flags, sort_keys=True))
         for path in found:
             destination = self.inside(target)
             if path.is_dir():
-                shutil.copytree(path, destination, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".git"))
+                shutil.copytree(
+                    path,
+                    destination,
+                    symlinks=True,
+                    dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("__pycache__", ".git"),
+                )
             else:
                 destination = destination / path.name if into else destination
                 destination.parent.mkdir(parents=True, exist_ok=True)
@@ -182,27 +237,38 @@ class Build:
                 for mode in instruction.flags.get("chmod", []):
                     destination.chmod(int(mode, 8))
             for file in sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file()):
-                self.grow(str(file.relative_to(self.context)), file.read_bytes(), oct(file.stat().st_mode & 0o777))
+                self.grow(
+                    str(file.relative_to(self.context)), file.read_bytes(), oct(file.stat().st_mode & 0o777)
+                )
 
     def do_add(self, instruction: Instruction) -> None:
         remote = [w for w in instruction.words()[:-1] if "://" in w or w.startswith("git@")]
         if remote:
-            raise BuildError(f"line {instruction.line}: ADD {remote[0]}: there is no way to the internet from here")
+            raise BuildError(
+                f"line {instruction.line}: ADD {remote[0]}: there is no way to the internet from here"
+            )
         self.do_copy(instruction)
 
     def _sources(self, source: str, instruction: Instruction) -> list[Path]:
         relative = source.lstrip("/")
-        found = sorted(self.context.glob(relative)) if any(c in relative for c in "*?[") else [self.context / relative]
+        found = (
+            sorted(self.context.glob(relative))
+            if any(c in relative for c in "*?[")
+            else [self.context / relative]
+        )
         for path in found:
             if not path.resolve().is_relative_to(self.context.resolve()):
                 raise BuildError(f"line {instruction.line}: {source} is outside of the build context")
         if not found or not found[0].exists():
-            raise BuildError(f'line {instruction.line}: failed to compute cache key: "/{relative}": not found in the build context')
+            raise BuildError(
+                f'line {instruction.line}: failed to compute cache key: "/{relative}": not found in the '
+                "build context"
+            )
         return found
 
     def inside(self, path: str) -> Path:
         """Where a path of the image lies on this machine."""
-        return self.rootfs / os.path.normpath(os.path.join(self.workdir, path)).lstrip("/")
+        return self.rootfs / os.path.normpath(PurePosixPath(self.workdir, path)).lstrip("/")
 
     # -- RUN ------------------------------------------------------------------------------------------------
     def do_run(self, instruction: Instruction) -> None:
@@ -214,12 +280,17 @@ class Build:
         with images.locked(layer.with_suffix(".lock")):
             if (layer / "complete").exists() and (environment / "bin/python").exists():
                 say("    CACHED")
+                (layer / "complete").touch()
             else:
-                self._execute(exec_form or ["/bin/sh", "-c", instruction.value], instruction, shown, layer, environment)
+                self._execute(
+                    exec_form or ["/bin/sh", "-c", instruction.value], instruction, shown, layer, environment
+                )
         shutil.copytree(layer / "files", self.rootfs, symlinks=True, dirs_exist_ok=True)
         self.python_env = environment
 
-    def _execute(self, argv: list[str], instruction: Instruction, shown: str, layer: Path, environment: Path) -> None:
+    def _execute(
+        self, argv: list[str], instruction: Instruction, shown: str, layer: Path, environment: Path
+    ) -> None:
         for folder in (layer, environment):
             shutil.rmtree(folder, ignore_errors=True)
         clone_environment(self.place.cache, self.python_env, environment)
@@ -231,36 +302,68 @@ class Build:
         shims.mkdir(parents=True)
         for tool in _SYSTEM_TOOLS:
             shim = shims / tool
-            shim.write_text(f'#!/bin/sh\necho "    skipped: {tool} $*: an operating system\'s packages cannot be installed by the local cloud"\n')
+            shim.write_text(
+                f"#!/bin/sh\necho \"    skipped: {tool} $*: an operating system's packages cannot be "
+                'installed by the local cloud"\n'
+            )
             shim.chmod(0o755)
-        image = images.Image("", "", self.rootfs, {**self.env, **self.args}, [], [], self.workdir, environment)
+        image = images.Image(
+            "", "", self.rootfs, {**self.env, **self.args}, [], [], self.workdir, environment
+        )
         env = containers.environment_of(image, {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
         env["PATH"] = f"/tmp/.tools:{env['PATH']}"
         with subprocess.Popen(
-            containers.build_argv(self.place.cache, image, folder, self._keeping_folders(argv), upper), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace",
-        ) as process:  # fmt: skip
+            containers.build_argv(self.place.cache, image, folder, self._keeping_folders(argv), upper),
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 say("    " + line.rstrip())
-        for secret in secrets:  # an overlay's upper folder must not keep what was mounted for the command only
+        for (
+            secret
+        ) in secrets:  # an overlay's upper folder must not keep what was mounted for the command only
             secret.unlink(missing_ok=True)
         self._tidy(upper, folder)
         if process.returncode:
             for made in (layer, environment):
                 shutil.rmtree(made, ignore_errors=True)
-            raise BuildError(f'line {instruction.line}: process "{shown}" did not complete successfully: exit code: {process.returncode}')
+            raise BuildError(
+                f'line {instruction.line}: process "{shown}" did not complete successfully: exit code: '
+                f"{process.returncode}"
+            )
         (layer / "complete").touch()
 
     def _keeping_folders(self, argv: list[str]) -> list[str]:
-        """The command, and after it a copy of the top-level folders that it made: only those that exist before are overlaid."""
-        known = {p.name for p in Path("/").iterdir()} | {p.name for p in self.rootfs.iterdir()} | {"tmp", "root", "run"}
-        script = '"$@" || exit $?; for d in /*; do case " $KNOWN " in *" ${d#/} "*) ;; *) cp -a "$d" /tmp/.new/ ;; esac; done'
-        return ["/bin/sh", "-c", f"KNOWN='{' '.join(sorted(known))}'; mkdir /tmp/.new; {script}", "run", *argv]
+        """The command, and after it a copy of the top-level folders that it made.
+
+        Only those that exist before are overlaid.
+        """
+        known = (
+            {p.name for p in Path("/").iterdir()}
+            | {p.name for p in self.rootfs.iterdir()}
+            | {"tmp", "root", "run"}
+        )
+        script = (
+            '"$@" || exit $?; '
+            'for d in /*; do case " $KNOWN " in *" ${d#/} "*) ;; *) cp -a "$d" /tmp/.new/ ;; esac; done'
+        )
+        return [
+            "/bin/sh",
+            "-c",
+            f"KNOWN='{' '.join(sorted(known))}'; mkdir /tmp/.new; {script}",
+            "run",
+            *argv,
+        ]
 
     @staticmethod
     def _tidy(upper: Path, folder: Path) -> None:
-        """Take what the namespace itself put into the upper folder out, and what the command made at the top level in."""
+        """Take what the namespace itself put into the upper folder out, and what the command made at the top
+        level in.
+        """
         for name in ("etc/hosts", "etc/resolv.conf"):
             (upper / name).unlink(missing_ok=True)
         for work in upper.glob("*.work"):
@@ -272,23 +375,35 @@ class Build:
                 empty.rmdir()
 
     def _mount_secrets(self, instruction: Instruction, folder: Path) -> list[Path]:
-        """Put the secrets of ``--mount=type=secret`` where the command looks for them; the files to remove afterwards."""
+        """Put the secrets of ``--mount=type=secret`` where the command looks for them.
+
+        The files to remove afterwards.
+        """
         made = []
         for mount in instruction.flags.get("mount", []):
             options = dict(part.split("=", 1) for part in mount.split(",") if "=" in part)
             if options.get("type") == "cache":
                 continue  # only makes it faster
             if options.get("type") != "secret":
-                raise BuildError(f"line {instruction.line}: --mount={mount}: only type=secret and type=cache are done by the local cloud")
+                raise BuildError(
+                    f"line {instruction.line}: --mount={mount}: only type=secret and type=cache are done by "
+                    "the local cloud"
+                )
             name = options.get("id", "")
             if name not in self.secrets:
                 if options.get("required") == "true":
-                    raise BuildError(f"line {instruction.line}: secret {name}: not found: give it with --secret id={name},src=…")
+                    raise BuildError(
+                        f"line {instruction.line}: secret {name}: not found: give it with --secret "
+                        f"id={name},src=…"
+                    )
                 continue
             target = Path(options.get("target") or options.get("dst") or f"/run/secrets/{name}")
             place = {"root": folder / "home", "tmp": folder / "tmp"}.get(target.parts[1])
             if place is None:
-                raise BuildError(f"line {instruction.line}: the local cloud mounts secrets below /root and /tmp only, not at {target}")
+                raise BuildError(
+                    f"line {instruction.line}: the local cloud mounts secrets below /root and /tmp only, "
+                    f"not at {target}"
+                )
             path = place.joinpath(*target.parts[2:])
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(self.secrets[name], path)
@@ -300,18 +415,27 @@ class Build:
         """The OCI configuration."""
         labels = {**self.labels, images.ENVIRONMENT_LABEL: self.python_env.name}
         return {
-            "architecture": "amd64", "os": "linux",
+            "architecture": "amd64",
+            "os": "linux",
             "config": {
-                "Env": [f"{k}={v}" for k, v in sorted(self.env.items())], "Entrypoint": self.entrypoint, "Cmd": self.command,
-                "WorkingDir": self.workdir, "Labels": labels, "ExposedPorts": self.ports,
+                "Env": [f"{k}={v}" for k, v in sorted(self.env.items())],
+                "Entrypoint": self.entrypoint,
+                "Cmd": self.command,
+                "WorkingDir": self.workdir,
+                "Labels": labels,
+                "ExposedPorts": self.ports,
             },
             "rootfs": {"type": "layers", "diff_ids": []},
-        }  # fmt: skip
+        }
 
 
 def clone_environment(cache: Path, source: Path, target: Path) -> None:
-    """A copy of a virtual environment that shares its files until one is replaced (installers replace, they do not edit)."""
-    shutil.copytree(source, target, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns("bin", ".complete"))
+    """A copy of a virtual environment that shares its files until one is replaced (installers replace, they
+    do not edit).
+    """
+    shutil.copytree(
+        source, target, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns("bin", ".complete")
+    )
     (target / "bin").mkdir()
     for program in (source / "bin").iterdir():
         copy = target / "bin" / program.name
@@ -349,7 +473,7 @@ def pack(rootfs: Path) -> bytes:
     return out.getvalue()
 
 
-# -- the commands -----------------------------------------------------------------------------------------------------
+# -- the commands ----------------------------------------------------------------------------------------
 def build(place: Place, options: argparse.Namespace) -> int:
     """docker build"""
     context = Path(options.context).resolve()
@@ -358,7 +482,9 @@ def build(place: Place, options: argparse.Namespace) -> int:
     file = Path(options.file) if options.file else context / "Dockerfile"
     if not file.is_file():
         raise BuildError(f"failed to read dockerfile: open {file}: no such file or directory")
-    arguments = {k: v if sep else os.environ.get(k, "") for k, sep, v in (a.partition("=") for a in options.build_arg)}
+    arguments = {
+        k: v if sep else os.environ.get(k, "") for k, sep, v in (a.partition("=") for a in options.build_arg)
+    }
     secrets = {}
     for given in options.secret:
         parts = dict(p.split("=", 1) for p in given.split(",") if "=" in p)
@@ -383,7 +509,19 @@ def build(place: Place, options: argparse.Namespace) -> int:
         _tags(place, {_full(tag): folder.name})
         say(f"naming to {_full(tag)}")
     say(f"writing image sha256:{identity}")
+    prune(place)
     return 0
+
+
+def prune(place: Place) -> None:
+    """Remove the results of RUN that no build has used for some days."""
+    oldest = time.time() - _KEPT_DAYS * 86_400
+    for layer in (place.cache / "images").glob("layer-*/complete"):
+        if layer.stat().st_mtime < oldest:
+            key = layer.parent.name.removeprefix("layer-")
+            with images.locked(layer.parent.with_suffix(".lock")):
+                shutil.rmtree(layer.parent, ignore_errors=True)
+                shutil.rmtree(place.cache / "images" / f"env-{key}", ignore_errors=True)
 
 
 def push(place: Place, options: argparse.Namespace) -> int:
@@ -393,8 +531,10 @@ def push(place: Place, options: argparse.Namespace) -> int:
     config = json.loads((folder / "config.json").read_text())
     reference = images.parse(uri)
     if reference.registry not in _logins(place):
-        raise BuildError(f"denied: no basic auth credentials for {reference.registry}: docker login comes first "
-                         "(aws ecr get-login-password | docker login --username AWS --password-stdin …)")  # fmt: skip
+        raise BuildError(
+            f"denied: no basic auth credentials for {reference.registry}: docker login comes first "
+            "(aws ecr get-login-password | docker login --username AWS --password-stdin …)"
+        )
     say(f"The push refers to repository [{reference.registry}/{reference.repository}]")
     digest = images.push(place, reference, config, (folder / "layer.tar").read_bytes())
     say(f"{reference.tag}: digest: {digest}")
@@ -418,7 +558,10 @@ def login(place: Place, options: argparse.Namespace) -> int:
     """docker login"""
     password = sys.stdin.read().strip() if options.password_stdin else options.password
     if options.username != "AWS" or not password:
-        raise BuildError(f"Error response from daemon: login attempt to https://{options.registry}/v2/ failed with status: 401 Unauthorized")
+        raise BuildError(
+            f"Error response from daemon: login attempt to https://{options.registry}/v2/ failed with "
+            "status: 401 Unauthorized"
+        )
     place.store.mkdir(parents=True, exist_ok=True)
     logins = _logins(place) | {options.registry.removeprefix("https://").rstrip("/")}
     (place.store / f"logins-{_session()}.json").write_text(json.dumps(sorted(logins)))
@@ -513,7 +656,15 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("-q", "--quiet", action="store_true")
     for flag in ("--pull", "--no-cache", "--load", "--rm"):
         one.add_argument(flag, action="store_true")
-    for option in ("--platform", "--provenance", "--progress", "--sbom", "--network", "--cache-from", "--cache-to"):
+    for option in (
+        "--platform",
+        "--provenance",
+        "--progress",
+        "--sbom",
+        "--network",
+        "--cache-from",
+        "--cache-to",
+    ):
         one.add_argument(option)
     command("push", push).add_argument("image")
     command("pull", pull).add_argument("image")
@@ -545,8 +696,14 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(words)
     try:
         return options.function(Place.here(), options)
-    except (BuildError, DockerfileError, images.ImageError, base_images.BaseImageError, toolbox.ToolError,
-            containers.ContainersUnavailable) as error:  # fmt: skip
+    except (
+        BuildError,
+        DockerfileError,
+        images.ImageError,
+        base_images.BaseImageError,
+        toolbox.ToolError,
+        containers.ContainersUnavailable,
+    ) as error:
         print(f"ERROR: {error}", file=sys.stderr, flush=True)
         return 1
 

@@ -8,8 +8,25 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-KNOWN = {"FROM", "ARG", "ENV", "LABEL", "WORKDIR", "COPY", "ADD", "RUN", "ENTRYPOINT", "CMD", "EXPOSE", "USER", "VOLUME",
-         "STOPSIGNAL", "HEALTHCHECK", "SHELL", "MAINTAINER"}  # fmt: skip
+KNOWN = {
+    "FROM",
+    "ARG",
+    "ENV",
+    "LABEL",
+    "WORKDIR",
+    "COPY",
+    "ADD",
+    "RUN",
+    "ENTRYPOINT",
+    "CMD",
+    "EXPOSE",
+    "USER",
+    "VOLUME",
+    "STOPSIGNAL",
+    "HEALTHCHECK",
+    "SHELL",
+    "MAINTAINER",
+}
 _VARIABLE = re.compile(r"\\(\$)|\$(?:(\w+)|\{(\w+)(?::([-+])([^}]*))?\})")
 
 

@@ -1,7 +1,8 @@
 """CodeArtifact: domains and repositories by API, and the packages themselves as pip's index over HTTP.
 
 The packages are the wheels of the store (``<cache>/wheels``), which the project's set-up fills; they are what
-``public:pypi`` holds here. A repository serves them when it, or one of its upstreams, has that external connection.
+``public:pypi`` holds here. A repository serves them when it, or one of its upstreams, has that external
+connection.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_sdist_filename, parse_wheel_filename
+from packaging.utils import (
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 
 from localaws import clock
 from localaws.errors import AwsError
@@ -28,7 +34,12 @@ from localaws.service import Response, Service, moment, page
 if TYPE_CHECKING:
     from localaws.cloud import Cloud
 
-_CONNECTIONS = {"public:pypi": "pypi", "public:npmjs": "npm", "public:maven-central": "maven", "public:nuget-org": "nuget"}
+_CONNECTIONS = {
+    "public:pypi": "pypi",
+    "public:npmjs": "npm",
+    "public:maven-central": "maven",
+    "public:nuget-org": "nuget",
+}
 _SIMPLE_JSON = "application/vnd.pypi.simple.v1+json"
 
 
@@ -51,13 +62,20 @@ class CodeArtifact(Service):
     def create_domain(self, p: dict) -> dict:
         with self.lock:
             if p["domain"] in self.domains:
-                raise self._conflict(f"Domain with name '{p['domain']}' owned by account '{self.cloud.account}' already exists.")
+                raise self._conflict(
+                    f"Domain with name '{p['domain']}' owned by account '{self.cloud.account}' already "
+                    "exists."
+                )
             domain = {
-                "name": p["domain"], "owner": self.cloud.account, "arn": self.cloud.arn("codeartifact", f"domain/{p['domain']}"),
-                "status": "Active", "createdTime": moment(), "assetSizeBytes": 0,
+                "name": p["domain"],
+                "owner": self.cloud.account,
+                "arn": self.cloud.arn("codeartifact", f"domain/{p['domain']}"),
+                "status": "Active",
+                "createdTime": moment(),
+                "assetSizeBytes": 0,
                 "encryptionKey": p.get("encryptionKey") or self.cloud.arn("kms", "alias/aws/codeartifact"),
-                "s3BucketArn": f"arn:{self.cloud.partition}:s3:::assets-{self.cloud.account}-{self.cloud.region}",
-            }  # fmt: skip
+                "s3BucketArn": f"arn:{self.cloud.partition}:s3:::assets-{self.cloud.account}",
+            }
             self.domains[p["domain"]] = domain
             self._tag(domain["arn"], p)
         return {"domain": self._count(domain)}
@@ -72,11 +90,16 @@ class CodeArtifact(Service):
                 return {}
             left = sorted(name for owner, name in self.repositories if owner == p["domain"])
             if left:
-                raise self._conflict(f"Domain '{p['domain']}' cannot be deleted because it contains repositories: {', '.join(left)}.")
+                raise self._conflict(
+                    f"Domain '{p['domain']}' cannot be deleted because it contains repositories: "
+                    f"{', '.join(left)}."
+                )
             return {"domain": self._count(self.domains.pop(p["domain"]))}
 
     def list_domains(self, p: dict) -> dict:
-        found, token = page(sorted(self.domains.values(), key=lambda d: d["name"]), p, "maxResults", "nextToken")
+        found, token = page(
+            sorted(self.domains.values(), key=lambda d: d["name"]), p, "maxResults", "nextToken"
+        )
         return {"domains": found, "nextToken": token}
 
     # -- repositories ---------------------------------------------------------------------------------------
@@ -87,10 +110,16 @@ class CodeArtifact(Service):
             if key in self.repositories:
                 raise self._conflict(f"Repository with name '{key[1]}' in domain '{key[0]}' already exists.")
             repository = {
-                "name": key[1], "administratorAccount": self.cloud.account, "domainName": key[0], "domainOwner": domain["owner"],
-                "arn": self.cloud.arn("codeartifact", f"repository/{key[0]}/{key[1]}"), "description": p.get("description"),
-                "upstreams": self._upstreams(p), "externalConnections": [], "createdTime": moment(),
-            }  # fmt: skip
+                "name": key[1],
+                "administratorAccount": self.cloud.account,
+                "domainName": key[0],
+                "domainOwner": domain["owner"],
+                "arn": self.cloud.arn("codeartifact", f"repository/{key[0]}/{key[1]}"),
+                "description": p.get("description"),
+                "upstreams": self._upstreams(p),
+                "externalConnections": [],
+                "createdTime": moment(),
+            }
             self.repositories[key] = repository
             self._tag(repository["arn"], p)
         return {"repository": repository}
@@ -105,7 +134,11 @@ class CodeArtifact(Service):
                 repository["description"] = p["description"]
             if "upstreams" in p:
                 if p["upstreams"] and repository["externalConnections"]:
-                    raise AwsError("ValidationException", f"Repository '{p['repository']}' has an external connection; it cannot have upstreams too.")
+                    raise AwsError(
+                        "ValidationException",
+                        f"Repository '{p['repository']}' has an external connection; it cannot have "
+                        "upstreams too.",
+                    )
                 repository["upstreams"] = self._upstreams(p)
         return {"repository": repository}
 
@@ -117,32 +150,49 @@ class CodeArtifact(Service):
 
     def list_repositories(self, p: dict) -> dict:
         prefix = p.get("repositoryPrefix") or ""
-        found = sorted((r for r in self.repositories.values() if r["name"].startswith(prefix)), key=lambda r: (r["domainName"], r["name"]))
+        found = sorted(
+            (r for r in self.repositories.values() if r["name"].startswith(prefix)),
+            key=lambda r: (r["domainName"], r["name"]),
+        )
         part, token = page(found, p, "maxResults", "nextToken")
         return {"repositories": part, "nextToken": token}
 
     def list_repositories_in_domain(self, p: dict) -> dict:
         self._domain(p)
         prefix = p.get("repositoryPrefix") or ""
-        found = sorted((r for (d, n), r in self.repositories.items() if d == p["domain"] and n.startswith(prefix)), key=lambda r: r["name"])
+        found = sorted(
+            (r for (d, n), r in self.repositories.items() if d == p["domain"] and n.startswith(prefix)),
+            key=lambda r: r["name"],
+        )
         part, token = page(found, p, "maxResults", "nextToken")
         return {"repositories": part, "nextToken": token}
 
     def associate_external_connection(self, p: dict) -> dict:
         name = p["externalConnection"]
         if name not in _CONNECTIONS:
-            raise AwsError("ValidationException", f"Invalid external connection '{name}'; allowed: {', '.join(sorted(_CONNECTIONS))}")
+            raise AwsError(
+                "ValidationException",
+                f"Invalid external connection '{name}'; allowed: {', '.join(sorted(_CONNECTIONS))}",
+            )
         with self.lock:
             repository = self._repository(p)
             if repository["externalConnections"]:
-                raise self._conflict(f"Repository '{p['repository']}' already has an external connection; one is the maximum.")
-            repository["externalConnections"] = [{"externalConnectionName": name, "packageFormat": _CONNECTIONS[name], "status": "Available"}]
+                raise self._conflict(
+                    f"Repository '{p['repository']}' already has an external connection; one is the maximum."
+                )
+            repository["externalConnections"] = [
+                {"externalConnectionName": name, "packageFormat": _CONNECTIONS[name], "status": "Available"}
+            ]
         return {"repository": repository}
 
     def disassociate_external_connection(self, p: dict) -> dict:
         with self.lock:
             repository = self._repository(p)
-            kept = [c for c in repository["externalConnections"] if c["externalConnectionName"] != p["externalConnection"]]
+            kept = [
+                c
+                for c in repository["externalConnections"]
+                if c["externalConnectionName"] != p["externalConnection"]
+            ]
             repository["externalConnections"] = kept
         return {"repository": repository}
 
@@ -150,14 +200,22 @@ class CodeArtifact(Service):
     def get_repository_endpoint(self, p: dict) -> dict:
         repository = self._repository(p)
         if p["format"] != "pypi":
-            raise AwsError("ValidationException", f"The local cloud serves the format pypi; {p['format']} was asked for")
-        return {"repositoryEndpoint": f"{self.cloud.endpoint}/codeartifact/{repository['domainName']}/{repository['name']}/pypi/"}
+            raise AwsError(
+                "ValidationException", f"The local cloud serves the format pypi; {p['format']} was asked for"
+            )
+        return {
+            "repositoryEndpoint": "/".join(
+                (self.cloud.endpoint, "codeartifact", repository["domainName"], repository["name"], "pypi/")
+            )
+        }
 
     def get_authorization_token(self, p: dict) -> dict:
         self._domain(p)
         seconds = p.get("durationSeconds") or 43_200
         if not 900 <= seconds <= 43_200:
-            raise AwsError("ValidationException", f"durationSeconds is {seconds}; 0, or 900 to 43200, is allowed")
+            raise AwsError(
+                "ValidationException", f"durationSeconds is {seconds}; 0, or 900 to 43200, is allowed"
+            )
         token, expires = secrets.token_hex(32), moment() + timedelta(seconds=seconds)
         self.tokens[token] = (p["domain"], expires)
         return {"authorizationToken": token, "expiration": expires}
@@ -165,7 +223,12 @@ class CodeArtifact(Service):
     def list_packages(self, p: dict) -> dict:
         names = self.store.projects() if self.serves(self._repository(p)) else []
         prefix = p.get("packagePrefix") or ""
-        part, token = page([{"format": "pypi", "package": n} for n in names if n.startswith(prefix)], p, "maxResults", "nextToken")
+        part, token = page(
+            [{"format": "pypi", "package": n} for n in names if n.startswith(prefix)],
+            p,
+            "maxResults",
+            "nextToken",
+        )
         return {"packages": part, "nextToken": token}
 
     def list_package_versions(self, p: dict) -> dict:
@@ -173,7 +236,11 @@ class CodeArtifact(Service):
         if not files:
             raise self._missing(f"Package '{p['package']}' not found.")
         versions = sorted({f.version for f in files})
-        return {"format": "pypi", "package": p["package"], "versions": [{"version": v, "status": "Published"} for v in versions]}
+        return {
+            "format": "pypi",
+            "package": p["package"],
+            "versions": [{"version": v, "status": "Published"} for v in versions],
+        }
 
     # -- policies, tags -------------------------------------------------------------------------------------
     def put_domain_permissions_policy(self, p: dict) -> dict:
@@ -215,7 +282,9 @@ class CodeArtifact(Service):
             if any(c["externalConnectionName"] == "public:pypi" for c in one["externalConnections"]):
                 return True
             seen.add(one["name"])
-            above = (self.repositories.get((one["domainName"], u["repositoryName"])) for u in one["upstreams"])
+            above = (
+                self.repositories.get((one["domainName"], u["repositoryName"])) for u in one["upstreams"]
+            )
             todo += [r for r in above if r and r["name"] not in seen]
         return False
 
@@ -229,26 +298,40 @@ class CodeArtifact(Service):
         return owner == domain and expires is not None and clock.now() < expires
 
     def _domain(self, p: dict) -> dict[str, Any]:
-        if p["domain"] not in self.domains or (p.get("domainOwner") or self.cloud.account) != self.cloud.account:
-            raise self._missing(f"Domain not found. Domain with name '{p['domain']}' owned by account '{p.get('domainOwner') or self.cloud.account}' not found.")
+        if (
+            p["domain"] not in self.domains
+            or (p.get("domainOwner") or self.cloud.account) != self.cloud.account
+        ):
+            raise self._missing(
+                f"Domain not found. Domain with name '{p['domain']}' owned by account "
+                f"'{p.get('domainOwner') or self.cloud.account}' not found."
+            )
         return self.domains[p["domain"]]
 
     def _repository(self, p: dict) -> dict[str, Any]:
         self._domain(p)
         found = self.repositories.get((p["domain"], p["repository"]))
         if found is None:
-            raise self._missing(f"Repository not found. Repository with name '{p['repository']}' in domain '{p['domain']}' not found.")
+            raise self._missing(
+                f"Repository not found. Repository with name '{p['repository']}' in domain '{p['domain']}' "
+                "not found."
+            )
         return found
 
     def _upstreams(self, p: dict) -> list[dict[str, str]]:
         wanted = p.get("upstreams") or []
         for upstream in wanted:
             if (p["domain"], upstream["repositoryName"]) not in self.repositories:
-                raise self._missing(f"Upstream repository '{upstream['repositoryName']}' in domain '{p['domain']}' not found.")
+                raise self._missing(
+                    f"Upstream repository '{upstream['repositoryName']}' in domain '{p['domain']}' not found."
+                )
         return wanted
 
     def _count(self, domain: dict[str, Any]) -> dict[str, Any]:
-        return {**domain, "repositoryCount": sum(1 for owner, _ in self.repositories if owner == domain["name"])}
+        return {
+            **domain,
+            "repositoryCount": sum(1 for owner, _ in self.repositories if owner == domain["name"]),
+        }
 
     def _put_policy(self, arn: str, document: str) -> dict[str, Any]:
         try:
@@ -275,7 +358,7 @@ class CodeArtifact(Service):
         return AwsError("ResourceNotFoundException", message, 404)
 
 
-# -- the packages ---------------------------------------------------------------------------------------------------
+# -- the packages ----------------------------------------------------------------------------------------
 class File:
     """One distribution file of the store."""
 
@@ -343,14 +426,19 @@ class WheelStore:
 
 
 def index(cloud: Cloud, method: str, path: str, headers: dict[str, str], query: str, body: bytes) -> Response:
-    """pip's index (PEP 503, 691, 658) of a repository: ``/codeartifact/<domain>/<repository>/pypi/simple/…``."""
+    """pip's index (PEP 503, 691, 658) of a repository.
+
+    ``/codeartifact/<domain>/<repository>/pypi/simple/…``.
+    """
     service: CodeArtifact = cloud.services["codeartifact"]
     match = re.fullmatch(r"/codeartifact/([^/]+)/([^/]+)/pypi/(simple|files)(?:/(.*))?", path)
     if not match:
         return _text(404, f"{path} is no address of a package index\n")
     domain, name, kind, rest = match[1], match[2], match[3], (match[4] or "").strip("/")
     if not service.allows(domain, headers.get("authorization", "")):
-        status, sent, content = _text(401, "A token of CodeArtifact is needed: aws codeartifact login --tool pip …\n")
+        status, sent, content = _text(
+            401, "A token of CodeArtifact is needed: aws codeartifact login --tool pip …\n"
+        )
         return status, {**sent, "WWW-Authenticate": f'Basic realm="{domain}"'}, content
     repository = service.repositories.get((domain, name))
     if repository is None:
@@ -364,8 +452,17 @@ def index(cloud: Cloud, method: str, path: str, headers: dict[str, str], query: 
         return _listing(service.store.projects(), as_json)
     found = service.store.files(rest)
     if not found:
-        cloud.log.warning("CodeArtifact: no package %s in the wheel store %s; add it to the requirements and run the set-up again", rest, service.store.folder)
-        return _text(404, f"{rest}: not in the local cloud's copy of public:pypi; add it to the requirements and run `make setup` again\n")
+        cloud.log.warning(
+            "CodeArtifact: no package %s in the wheel store %s; add it to the requirements and run the "
+            "set-up again",
+            rest,
+            service.store.folder,
+        )
+        return _text(
+            404,
+            f"{rest}: not in the local cloud's copy of public:pypi; add it to the requirements and run "
+            "`make setup` again\n",
+        )
     base = f"/codeartifact/{domain}/{name}/pypi/files/"
     return _project(canonicalize_name(rest), found, base, as_json)
 
@@ -379,12 +476,24 @@ def _listing(projects: list[str], as_json: bool) -> Response:
 
 def _project(name: str, files: list[File], base: str, as_json: bool) -> Response:
     if as_json:
-        entries = [{
-            "filename": f.path.name, "url": base + f.path.name, "hashes": {"sha256": f.digest}, "size": f.path.stat().st_size,
-            "core-metadata": {"sha256": hashlib.sha256(f.metadata()).hexdigest()} if f.metadata() else False,
-        } for f in files]  # fmt: skip
+        entries = [
+            {
+                "filename": f.path.name,
+                "url": base + f.path.name,
+                "hashes": {"sha256": f.digest},
+                "size": f.path.stat().st_size,
+                "core-metadata": {"sha256": hashlib.sha256(f.metadata()).hexdigest()}
+                if f.metadata()
+                else False,
+            }
+            for f in files
+        ]
         document = {"meta": {"api-version": "1.0"}, "name": name, "files": entries}
-        return 200, {"Content-Type": _SIMPLE_JSON, "Cache-Control": "max-age=600"}, json.dumps(document).encode()
+        return (
+            200,
+            {"Content-Type": _SIMPLE_JSON, "Cache-Control": "max-age=600"},
+            json.dumps(document).encode(),
+        )
     links = [
         f'<a href="{base}{html.escape(f.path.name)}#sha256={f.digest}"'
         + (f' data-core-metadata="sha256={hashlib.sha256(f.metadata()).hexdigest()}"' if f.metadata() else "")
@@ -405,16 +514,24 @@ def _file(service: CodeArtifact, name: str) -> Response:
 
 
 def _html(text: str) -> Response:
-    return 200, {"Content-Type": "text/html; charset=utf-8"}, f"<!DOCTYPE html><html><body>\n{text}</body></html>\n".encode()
+    return (
+        200,
+        {"Content-Type": "text/html; charset=utf-8"},
+        f"<!DOCTYPE html><html><body>\n{text}</body></html>\n".encode(),
+    )
 
 
 def _text(status: int, text: str) -> Response:
     return status, {"Content-Type": "text/plain; charset=utf-8"}, text.encode()
 
 
-# -- CloudFormation -------------------------------------------------------------------------------------------------
+# -- CloudFormation --------------------------------------------------------------------------------------
 def _tags(props: dict[str, Any]) -> list[dict[str, str]]:
-    return [{"key": t["Key"], "value": t["Value"]} for t in props.get("Tags") or [] if not t["Key"].startswith("aws:")]
+    return [
+        {"key": t["Key"], "value": t["Value"]}
+        for t in props.get("Tags") or []
+        if not t["Key"].startswith("aws:")
+    ]
 
 
 class Domain(ResourceType):
@@ -428,7 +545,12 @@ class Domain(ResourceType):
         key = {"encryptionKey": props["EncryptionKey"]} if props.get("EncryptionKey") else {}
         made = client.create_domain(domain=props["DomainName"], tags=_tags(props), **key)["domain"]
         self._policy(client, props)
-        return made["arn"], {"Arn": made["arn"], "Name": made["name"], "Owner": made["owner"], "EncryptionKey": made["encryptionKey"]}
+        return made["arn"], {
+            "Arn": made["arn"],
+            "Name": made["name"],
+            "Owner": made["owner"],
+            "EncryptionKey": made["encryptionKey"],
+        }
 
     def update(self, context: Context, physical_id: str, old: dict, new: dict) -> dict:
         client = context.client("codeartifact")
@@ -444,7 +566,9 @@ class Domain(ResourceType):
     @staticmethod
     def _policy(client: Any, props: dict) -> None:
         if props.get("PermissionsPolicyDocument"):
-            client.put_domain_permissions_policy(domain=props["DomainName"], policyDocument=json.dumps(props["PermissionsPolicyDocument"]))
+            client.put_domain_permissions_policy(
+                domain=props["DomainName"], policyDocument=json.dumps(props["PermissionsPolicyDocument"])
+            )
 
 
 class Repository(ResourceType):
@@ -462,7 +586,12 @@ class Repository(ResourceType):
         for connection in props.get("ExternalConnections") or []:
             client.associate_external_connection(**where, externalConnection=connection)
         self._policy(client, props)
-        return made["arn"], {"Arn": made["arn"], "Name": made["name"], "DomainName": made["domainName"], "DomainOwner": made["domainOwner"]}
+        return made["arn"], {
+            "Arn": made["arn"],
+            "Name": made["name"],
+            "DomainName": made["domainName"],
+            "DomainOwner": made["domainOwner"],
+        }
 
     def update(self, context: Context, physical_id: str, old: dict, new: dict) -> dict:
         client = context.client("codeartifact")
@@ -493,7 +622,9 @@ class Repository(ResourceType):
 
     def _policy(self, client: Any, props: dict) -> None:
         if props.get("PermissionsPolicyDocument"):
-            client.put_repository_permissions_policy(**self._where(props), policyDocument=json.dumps(props["PermissionsPolicyDocument"]))
+            client.put_repository_permissions_policy(
+                **self._where(props), policyDocument=json.dumps(props["PermissionsPolicyDocument"])
+            )
 
 
 SERVICES = (CodeArtifact,)

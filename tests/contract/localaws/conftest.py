@@ -258,6 +258,40 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
         print(made.log.read_text(), file=sys.stderr)
 
 
+@pytest.fixture(scope="module")
+def shell(cloud: LocalCloud) -> Callable[..., tuple[dict[str, Any], str]]:
+    """Run commands in a build of CodeBuild with some files as its source; the build and its log."""
+    client, role, bucket = cloud.client("codebuild"), cloud.role("codebuild"), cloud.bucket()
+
+    def run(
+        *commands: str, files: dict[str, str] | None = None, **project: Any
+    ) -> tuple[dict[str, Any], str]:
+        name = cloud.name("shell")
+        cloud.client("s3").put_object(Bucket=bucket, Key=name, Body=packed(files or {"empty": ""}))
+        spec = json.dumps({"version": "0.2", "phases": {"build": {"commands": list(commands)}}}, indent=1)
+        client.create_project(
+            name=name,
+            source={"type": "S3", "location": f"{bucket}/{name}", "buildspec": spec},
+            artifacts={"type": "NO_ARTIFACTS"},
+            environment={"type": "LINUX_CONTAINER", "image": "x", "computeType": "BUILD_GENERAL1_SMALL"},
+            serviceRole=role,
+            **project,
+        )
+        identifier = client.start_build(projectName=name)["build"]["id"]
+        record = cloud.wait(
+            lambda: next(
+                (b for b in client.batch_get_builds(ids=[identifier])["builds"] if b["buildComplete"]), None
+            ),
+            120,
+            name,
+        )
+        where = {"logGroupName": record["logs"]["groupName"], "logStreamName": record["logs"]["streamName"]}
+        events = cloud.client("logs").get_log_events(**where, startFromHead=True)["events"]
+        return record, "".join(e["message"] for e in events)
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def pack() -> Callable[[dict[str, str]], bytes]:
     """Make a zip of texts."""
