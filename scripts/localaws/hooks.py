@@ -26,6 +26,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.cloudformation.provisioners:_RESOURCE_HANDLERS",
         "ministack.services.cloudformation.provisioners:_STACK_TAG_PROPERTY",
         "ministack.services.cloudformation.provisioners:_delete_predecessor",
+        "ministack.services.cloudformation.provisioners:_DEFERRED_PREDECESSOR_DELETES",
         "ministack.services.cloudformation.stacks:_runs_on_worker_thread",
     ),
     "nested_attributes": (
@@ -277,7 +278,10 @@ def _handlers(cloud: Cloud, kind: resource.ResourceType) -> dict[str, Any]:
                     f"Rename {new[name]} and update the stack again. (changed: {', '.join(changed)})"
                 )
             created = make(context, new)
-            provisioners._delete_predecessor(kind.delete, context, physical_id, old)
+            # A stack deletes the predecessor at its end, on a worker thread; a delete that is queued here would
+            # run on the event loop, and wait for ever for this server. A nested stack has no such end.
+            if created[0] != physical_id and provisioners._DEFERRED_PREDECESSOR_DELETES.get() is None:
+                provisioners._delete_predecessor(kind.delete, context, physical_id, old)
             return created
         known[physical_id] = {
             **known.get(physical_id, {}),
