@@ -166,7 +166,9 @@ def make_environment(name: str) -> None:
     run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], env)
     python = str(folder / "bin/python")
     options = uv_options(settings)
-    run([uv, "pip", "sync", "--quiet", "--require-hashes", "--python", python, *options, str(lock)], env)
+    # compiled once here: every test, build and notebook starts in processes of its own
+    sync = [uv, "pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes", "--python", python]
+    run([*sync, *options, str(lock)], env)
     (folder / ".stamp").write_text(wanted)
 
 
