@@ -29,6 +29,8 @@ ENVIRONMENT_LABEL = "localaws.python-env"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+#: Python before 3.11.4 has no filters, and keeps everything
+_KEEP_LINKS: dict[str, Any] = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
 _URI = re.compile(
     r"(?P<registry>(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?)/"
     r"(?P<repository>[a-z0-9][a-z0-9._/-]*?)(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
@@ -270,7 +272,7 @@ def _unpack(cloud: Place, reference: Reference, digest: str, manifest: dict[str,
             status, _, body = call(cloud, reference, "GET", f"blobs/{layer['digest']}")
             _expect(status, body, (200,), reference)
             with tarfile.open(fileobj=io.BytesIO(gzip.decompress(body))) as archive:
-                archive.extractall(partial, filter="tar")
+                archive.extractall(partial, **_KEEP_LINKS)
         partial.rename(target)
     return target
 

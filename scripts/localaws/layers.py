@@ -112,7 +112,7 @@ class Layers:
     def restore(self, key: str, words: list[str]) -> bool:
         """Lay a layer into the environment, if there is one and the package index would have answered."""
         layer = self.folder / key
-        if not (layer / "complete").exists() or not _answers(words):
+        if not (layer / "complete").exists() or not self.answers(words):
             return False
         files = layer / "files"
         for path in files.iterdir():
@@ -123,6 +123,26 @@ class Layers:
                 _link_tree(path, self.environment / path.name)
         self._note(key)
         os.utime(layer / "complete")
+        return True
+
+    @staticmethod
+    def answers(words: list[str]) -> bool:
+        """Whether the package index answers with these credentials.
+
+        A layer must not hide that a login is missing.
+        """
+        for number, word in enumerate(words):
+            if word == "--index-url" or word.startswith("--index-url="):
+                url = word.partition("=")[2] or words[number + 1]
+                parts = urlsplit(url)
+                login = base64.b64encode(f"{parts.username or ''}:{parts.password or ''}".encode()).decode()
+                plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+                try:
+                    request = urllib.request.Request(plain, headers={"Authorization": f"Basic {login}"})
+                    with urllib.request.urlopen(request, timeout=30) as answer:
+                        return answer.status == 200
+                except (urllib.error.URLError, OSError):
+                    return False
         return True
 
     def save(self, key: str) -> None:
@@ -197,26 +217,6 @@ def _is_path(word: str) -> bool:
 def _without_credentials(url: str) -> str:
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc="", scheme=""))
-
-
-def _answers(words: list[str]) -> bool:
-    """Whether the package index answers with these credentials.
-
-    A layer must not hide that a login is missing.
-    """
-    for number, word in enumerate(words):
-        if word == "--index-url" or word.startswith("--index-url="):
-            url = word.partition("=")[2] or words[number + 1]
-            parts = urlsplit(url)
-            login = base64.b64encode(f"{parts.username or ''}:{parts.password or ''}".encode()).decode()
-            plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-            try:
-                request = urllib.request.Request(plain, headers={"Authorization": f"Basic {login}"})
-                with urllib.request.urlopen(request, timeout=30) as answer:
-                    return answer.status == 200
-            except (urllib.error.URLError, OSError):
-                return False
-    return True
 
 
 def _link_tree(source: Path, target: Path) -> None:

@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 TYPE_CHECKING = False
@@ -216,8 +217,10 @@ def translate(arguments: list[str], settings: dict[str, str], cache: str, intern
 def pip(uv_path: str, cache: str, reach: str, arguments: list[str]) -> int:
     """Be pip: install and uninstall by uv, anything else by the pip that Python ships."""
     python = sys.executable
+    if arguments[:2] == ["config", "set"] and len(arguments) == 4 and "." in arguments[2]:
+        return _configure(arguments[2], arguments[3], dict(os.environ))
     if not arguments or arguments[0] not in ("install", "uninstall"):
-        return _real_pip(python, arguments)
+        return _real_pip(python, Path(cache), arguments)
     try:
         words = translate(arguments, configuration(dict(os.environ)), cache, reach == "internet")
     except ToolError as error:
@@ -230,11 +233,30 @@ def pip(uv_path: str, cache: str, reach: str, arguments: list[str]) -> int:
             print("Installed as in an earlier build (layer of the local cloud).", flush=True)
         return 0
     layers.forget()
-    words[2:2] = ["--python", python, "--no-progress"]
-    done = subprocess.run([uv_path, *words], env={**os.environ, **uv_environment(Path(cache))})
-    if done.returncode == 0 and key:
+    code = _run(uv_path, python, words, Path(cache), layers.answers(words))
+    if code == 0 and key:
         layers.save(key)
-    return done.returncode
+    return code
+
+
+def _run(uv_path: str, python: str, words: list[str], cache: Path, answers: bool) -> int:
+    """Run uv. What CodeArtifact serves is taken from the wheel store itself once the index has answered.
+
+    uv keeps packages by the index's address, which has another port in each cloud: it would keep them again
+    and again. Where the store cannot satisfy the request, the index is asked, for its own words.
+    """
+    env = {**os.environ, **uv_environment(cache)}
+    options = ["--python", python, "--no-progress"]
+    if answers and "--index-url" in words and "--extra-index-url" not in words:
+        place = words.index("--index-url")
+        if "/codeartifact/" in words[place + 1]:
+            near = [*words[:place], "--no-index", "--find-links", str(cache / "wheels"), *words[place + 2 :]]
+            done = subprocess.run([uv_path, *near[:2], *options, *near[2:]], env=env, capture_output=True)
+            if done.returncode == 0:
+                sys.stderr.buffer.write(done.stderr)
+                sys.stdout.buffer.write(done.stdout)
+                return 0
+    return subprocess.run([uv_path, *words[:2], *options, *words[2:]], env=env).returncode
 
 
 def _layers(cache: Path) -> Any:
@@ -250,8 +272,27 @@ def _layers(cache: Path) -> Any:
     return module.Layers(cache, Path(sys.prefix))
 
 
-def _real_pip(python: str, arguments: list[str]) -> int:
-    """Run the pip wheel that ensurepip bundles, straight from the file."""
+def _configure(name: str, value: str, environ: dict[str, str]) -> int:
+    """``pip config set``, which every build runs by ``aws codeartifact login``, without pip's two seconds."""
+    home = Path(environ.get("HOME", "/"))
+    legacy = home / ".pip/pip.conf"
+    folder = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
+    file = legacy if legacy.is_file() else folder / "pip/pip.conf"
+    section, _, key = name.partition(".")
+    parser = configparser.RawConfigParser()
+    parser.read(file)
+    if not parser.has_section(section):
+        parser.add_section(section)
+    parser.set(section, key.lower().replace("_", "-"), value)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as handle:
+        parser.write(handle)
+    print(f"Writing to {file}")
+    return 0
+
+
+def _real_pip(python: str, cache: Path, arguments: list[str]) -> int:
+    """Run the pip that ensurepip bundles, unpacked once so that its bytecode is kept."""
     import ensurepip
 
     bundled = sorted(Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl"))
@@ -259,7 +300,17 @@ def _real_pip(python: str, arguments: list[str]) -> int:
     if not wheels:
         print("ERROR: this Python has no pip to run", file=sys.stderr)
         return 1
-    return subprocess.run([python, str(wheels[-1] / "pip"), *arguments]).returncode
+    folder = cache / "pip" / wheels[-1].stem
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+        with zipfile.ZipFile(wheels[-1]) as archive:
+            archive.extractall(partial)
+        try:
+            partial.rename(folder)
+        except OSError:  # another build was faster
+            shutil.rmtree(partial, ignore_errors=True)
+    return subprocess.run([python, str(folder / "pip"), *arguments]).returncode
 
 
 if __name__ == "__main__":
