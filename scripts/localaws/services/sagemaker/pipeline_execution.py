@@ -441,7 +441,15 @@ class Execution:
         self, record: Record, member: str, arn: str, describe: str, by: dict[str, str]
     ) -> dict[str, Any]:
         record["Metadata"] = {member: {"Arn": arn}}
-        return self._describe(describe, by)
+        while (found := dict(self._describe(describe, by))).get("ModelPackageStatus") in (
+            "Pending",
+            "InProgress",
+        ):
+            if self.stopping.wait(0.05) or self.cloud.stopping:
+                raise StepStopped
+        if found.get("ModelPackageStatus") == "Failed":
+            raise StepFailed(f"ClientError: model package {arn} failed")
+        return found
 
     def _describe(self, call: str, by: dict[str, str]) -> dict[str, Any]:
         return getattr(self.service, xform_name(call))(by)
