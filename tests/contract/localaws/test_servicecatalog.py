@@ -415,6 +415,16 @@ def test_an_inactive_version_cannot_be_launched(catalog: Catalog) -> None:
         catalog.launch("inactive", Name="demo")
 
 
+def test_a_deprecated_version_serves_only_what_was_made_from_it(catalog: Catalog) -> None:
+    assert catalog.launch("before", Name="demo")["Status"] == "SUCCEEDED"
+    catalog.api.update_provisioning_artifact(
+        ProductId=catalog.product, ProvisioningArtifactId=catalog.version, Guidance="DEPRECATED"
+    )
+    assert catalog.update("before", Days="14")["Status"] == "SUCCEEDED"
+    with pytest.raises(ClientError, match="deprecated"):
+        catalog.launch("after", Name="demo")
+
+
 def test_what_is_in_use_is_not_deleted(catalog: Catalog) -> None:
     api, ids = catalog.api, {"PortfolioId": catalog.portfolio, "ProductId": catalog.product}
     constraint = catalog.constrain("LAUNCH", LocalRoleName="launch")

@@ -98,7 +98,7 @@ class ProjectsMixin(Base):
 
     def _newest(self, product: str) -> str:
         answer = self._asked(self._catalog.describe_product, {"Id": product}, "ProvisioningArtifacts")
-        return answer[-1]["Id"]
+        return [a for a in answer if a["Guidance"] != "DEPRECATED"][-1]["Id"]
 
     def _asked(self, call: Any, request: Record, member: str = "RecordDetail") -> Any:
         """An answer of Service Catalog, asked as the caller of this request; its refusal is SageMaker's."""

@@ -26,6 +26,7 @@ class ProvisioningMixin(ConstraintsMixin):
     def provision_product(self, params: Record) -> Record:
         product, paths = self._seen(params, "ProductId", "ProductName")
         artifact = self._artifact(product, params, active=True)
+        self._not_deprecated(artifact)
         portfolio = self._path(product, paths, params)
         name = params["ProvisionedProductName"]
         if any(p["Name"] == name for p in self.provisioned.values()):
@@ -89,6 +90,8 @@ class ProvisioningMixin(ConstraintsMixin):
             {"ProvisioningArtifactId": provisioned["ProvisioningArtifactId"]} if same else params,
             active=not same,
         )
+        if artifact["Id"] != provisioned["ProvisioningArtifactId"]:
+            self._not_deprecated(artifact)
         portfolio = self._path(
             product, [f for f in paths if f["Id"] == provisioned["_portfolio"]] or paths, params
         )
@@ -223,6 +226,16 @@ class ProvisioningMixin(ConstraintsMixin):
                 "InvalidParametersException",
                 f"Provisioned product {provisioned['Name']} is in status UNDER_CHANGE; wait until its "
                 "last request has ended",
+            )
+
+    @staticmethod
+    def _not_deprecated(artifact: Record) -> None:
+        """A deprecated version serves what was made from it, and nothing else."""
+        if artifact["Guidance"] == "DEPRECATED":
+            raise AwsError(
+                "InvalidParametersException",
+                f"Version {artifact['Name']} ({artifact['Id']}) is deprecated: what was launched from it can "
+                "be updated, nothing new can be launched from it",
             )
 
     def _at_level(self, items: list[Record], params: Record) -> list[Record]:
