@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -100,10 +101,8 @@ async def _serve(options: argparse.Namespace) -> int:
     print(f"# ready on {cloud.endpoint}; Ctrl-C ends it", flush=True)
     await stop.wait()
     await asyncio.to_thread(cloud.close)
-    try:
+    with contextlib.suppress(TimeoutError, asyncio.CancelledError):
         await asyncio.wait_for(server, 5)
-    except (TimeoutError, asyncio.CancelledError):
-        pass
     if not options.home:
         shutil.rmtree(home, ignore_errors=True)
     sys.stdout.flush()

@@ -1,7 +1,8 @@
 """Puts the cloud together: which services, resource types, event targets and paths there are.
 
-Each module of ``localaws.services`` offers, where it has them, SERVICES (classes), TYPES (resource types), TARGETS
-(event targets by the ARN's service: ``f(cloud) -> callable(target, payload)``) and RAW (path prefix → handler).
+Each module of ``localaws.services`` offers, where it has them, SERVICES (classes), TYPES (resource types),
+TARGETS (event targets by the ARN's service: ``f(cloud) -> callable(target, payload)``) and RAW (path prefix →
+handler).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The cloud's clock: real time plus an offset that a rehearsal moves.
 
 Schedules, data capture folders, metrics and alarms read this clock, so that an hourly monitor is shown in
-seconds. It is a stand-in for the ``time`` module where an emulator keeps time by it (see hooks.py): ``time()``
+seconds. It is a stand-in for the ``time`` module where an emulator keeps time by it (see hooks): ``time()``
 is moved, everything else is real.
 """
 

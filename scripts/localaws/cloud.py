@@ -1,4 +1,4 @@
-"""The running cloud, as its services see it: clients, roles, events, logs, background work, places on disk."""
+"""The running cloud, as its services see it: clients, roles, events, logs, background work, places."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class Cloud:
         self._stopping = threading.Event()
         self._closers: list[Callable[[], None]] = []
 
-    # -- talking to other services, as AWS does: through their API ------------------------------------------
+    # -- talking to other services, as AWS does: through their API ---------------------------------------
     def client(
         self, service: str, role: str | None = None, principal: str = "", session: str = "local-cloud"
     ) -> Any:
         """A boto3 client of this cloud; with ``role`` (an ARN), under credentials of that role.
 
-        ``principal`` is the service that assumes the role (``codebuild.amazonaws.com``): the role's trust policy
-        must name it, else AwsError AccessDenied.
+        ``principal`` is the service that assumes the role (``codebuild.amazonaws.com``): the role's trust
+        policy must name it, else AwsError AccessDenied.
         """
         if role:
             return self._make_client(service, self.role_credentials(role, principal, session))
@@ -68,9 +68,8 @@ class Cloud:
         return found
 
     def _make_client(self, service: str, keys: dict[str, str]) -> Any:
-        with (
-            self._clients_lock
-        ):  # boto3's session makes clients for one thread at a time; the clients serve many
+        # boto3's session makes clients for one thread at a time; the clients serve many
+        with self._clients_lock:
             return boto3.client(
                 service,
                 endpoint_url=self.endpoint,
@@ -138,7 +137,7 @@ class Cloud:
             f"(the role's trust policy does not name {principal})",
         )
 
-    # -- events, logs ------------------------------------------------------------------------------------------
+    # -- events, logs ------------------------------------------------------------------------------------
     def emit(
         self, source: str, detail_type: str, detail: dict[str, Any], resources: list[str] | None = None
     ) -> None:
@@ -173,7 +172,7 @@ class Cloud:
             }
         )
 
-    # -- names, time, background work --------------------------------------------------------------------------
+    # -- names, time, background work --------------------------------------------------------------------
     def arn(self, service: str, resource: str) -> str:
         """An ARN of this account and region."""
         return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"

@@ -32,6 +32,7 @@ class Gateway:
 
     def __init__(self, cloud: Cloud, services: list[Service], raw: dict[str, Raw]) -> None:
         import ministack.app
+
         from localaws import moto_bridge
 
         self.cloud = cloud
@@ -103,7 +104,10 @@ async def _body(receive: Callable[[], Awaitable[dict]]) -> bytes:
 
 
 async def _in_thread(context: Any, function: Callable[..., Response], *arguments: Any) -> Response:
-    """Run a handler on a thread of its own: handlers call back into this server, so a pool could fill up and deadlock."""
+    """Run a handler on a thread of its own.
+
+    Handlers call back into this server, so a pool could fill up and deadlock.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future = loop.create_future()
 
@@ -125,7 +129,10 @@ async def _in_thread(context: Any, function: Callable[..., Response], *arguments
 def control(
     cloud: Cloud, method: str, path: str, headers: dict[str, str], query: str, body: bytes
 ) -> Response:
-    """The cloud's own switches, for the rehearsal and for a person with curl: health, clock, outbox, settings, calls."""
+    """The cloud's own switches, for the rehearsal and for a person with curl.
+
+    They are health, clock, outbox, settings and calls.
+    """
     what = path.removeprefix("/_localaws/").strip("/")
     sent = json.loads(body) if body else {}
     if what == "health":

@@ -1,6 +1,7 @@
 """moto as the in-process API of services that neither ministack nor this package has.
 
-Its answers are records, not behaviour; a service on this list that the platform comes to rely on gets a module here.
+Its answers are records, not behaviour; a service on this list that the platform comes to rely on gets a
+module here.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from localaws.cloud import Cloud
 
+_MALFORMED = "(Service: Iam, Status Code: 400, Error Code: MalformedPolicyDocument)"
+
 
 def trust_policy_error(document: Any) -> str | None:
     """Why IAM would refuse a role's trust policy, None when it would not.
@@ -40,7 +42,8 @@ def trust_policy_error(document: Any) -> str | None:
             if not a.startswith("sts:") and a != "*"
         ]
         if wrong or not actions:
-            return f"AssumeRole policy may only specify STS AssumeRole actions, found {', '.join(wrong) or 'none'}"
+            given = ", ".join(wrong) or "none"
+            return f"AssumeRole policy may only specify STS AssumeRole actions, found {given}"
     return None
 
 
@@ -49,13 +52,11 @@ def _role(cloud: Cloud, props: dict[str, Any]) -> None:
 
     error = trust_policy_error(props.get("AssumeRolePolicyDocument"))
     if error:
-        raise ValueError(f"{error} (Service: Iam, Status Code: 400, Error Code: MalformedPolicyDocument)")
+        raise ValueError(f"{error} {_MALFORMED}")
     for policy in props.get("Policies") or []:
         error = validate_policy_document(json.dumps(policy["PolicyDocument"]))
         if error:
-            raise ValueError(
-                f"{policy['PolicyName']}: {error} (Service: Iam, Status Code: 400, Error Code: MalformedPolicyDocument)"
-            )
+            raise ValueError(f"{policy['PolicyName']}: {error} {_MALFORMED}")
 
 
 def _managed_policy(cloud: Cloud, props: dict[str, Any]) -> None:
@@ -64,7 +65,7 @@ def _managed_policy(cloud: Cloud, props: dict[str, Any]) -> None:
     text = json.dumps(props["PolicyDocument"], separators=(",", ":"))
     error = validate_policy_document(text)
     if error:
-        raise ValueError(f"{error} (Service: Iam, Status Code: 400, Error Code: MalformedPolicyDocument)")
+        raise ValueError(f"{error} {_MALFORMED}")
     if len(text) > 6144:
         raise ValueError(
             f"Cannot exceed quota for PolicySize: 6144 (the document has {len(text)} characters)"

@@ -1,10 +1,10 @@
 """CloudFormation resource types: the registry schema decides what is accepted and what replaces.
 
 A type is a subclass of ``ResourceType`` (or of ``ApiResource``, for the many that are one create, update and
-delete call). Registered here, it gets what CloudFormation gives each type: properties checked against the schema
-of the registry (the copy that cfn-lint ships), an update in place or by replacement as the schema's
-``createOnlyProperties`` say, stack tags, and a replacement refused when the custom name stays the same.
-Types that the emulator itself provides are checked against their schemas too (hooks.py).
+delete call). Registered here, it gets what CloudFormation gives each type: properties checked against the
+schema of the registry (the copy that cfn-lint ships), an update in place or by replacement as the schema's
+``createOnlyProperties`` say, stack tags, and a replacement refused when the custom name stays the same. Types
+that the emulator itself provides are checked against their schemas too (hooks).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ResourceType:
     """One CloudFormation type; ``Ref`` is the physical id that create returns, ``GetAtt`` its attributes."""
 
     type_name = ""
-    #: tag property and shape, so that stack tags reach the resource: ("Tags", "list"), ("Tags", "map") or None
+    #: tag property and shape, through which stack tags reach it: ("Tags", "list"), ("Tags", "map") or None
     tags: tuple[str, str] | None = ("Tags", "list")
     #: the property with the physical name, where a kept name forbids replacement
     name_property: str | None = None
@@ -71,9 +71,9 @@ class ResourceType:
 class ApiResource(ResourceType):
     """A type that is one API's create, update and delete.
 
-    ``rename`` maps a property to the API's parameter where they differ; ``drop`` names properties that the calls
-    do not take; ``attributes`` maps a GetAtt name to the member of the create answer (dotted), or is overridden
-    as ``read``.
+    ``rename`` maps a property to the API's parameter where they differ; ``drop`` names properties that the
+    calls do not take; ``attributes`` maps a GetAtt name to the member of the create answer (dotted), or is
+    overridden as ``read``.
     """
 
     service = ""
@@ -183,7 +183,7 @@ def _typed(shape: Any, value: Any) -> Any:
     return value
 
 
-# -- the registry's schemas -----------------------------------------------------------------------------------
+# -- the registry's schemas ------------------------------------------------------------------------------
 @functools.cache
 def schema(type_name: str, region: str = "us-east-1") -> dict[str, Any] | None:
     """The registry schema of a type, None for a type that the region does not have."""
@@ -194,7 +194,7 @@ def schema(type_name: str, region: str = "us-east-1") -> dict[str, Any] | None:
 
 
 def without_system_tags(type_name: str, props: dict[str, Any]) -> dict[str, Any]:
-    """Properties without the ``aws:`` tags of the stack, for a type that CloudFormation does not give them to."""
+    """Properties without the stack's ``aws:`` tags, for a type that CloudFormation does not give them to."""
     tagging = (schema(type_name) or {}).get("tagging") or {}
     member = tagging.get("tagProperty", "").removeprefix("/properties/")
     tags = props.get(member)
@@ -267,7 +267,7 @@ def _validator(type_name: str) -> Any:
 
 
 def _readable(value: Any) -> Any:
-    """The schema with keys of ``patternProperties`` that Python's ``re`` reads (it has no ``\\p`` classes)."""
+    """The schema with ``patternProperties`` keys that Python's ``re`` reads (it has no ``\\p`` classes)."""
     if isinstance(value, dict):
         out = {k: _readable(v) for k, v in value.items()}
         if isinstance(out.get("patternProperties"), dict):

@@ -1,4 +1,4 @@
-"""What every service of the local cloud shares: the wire protocol, taken from botocore's model of the service.
+"""What every service of the local cloud shares: the wire protocol, from botocore's model of the service.
 
 A service is a subclass of ``Service`` with one method an operation, named as boto3 names it, that takes the
 request's parameters in the API's own spelling and returns the answer likewise. The request is checked against
@@ -51,7 +51,7 @@ class Service:
         self.cloud = cloud
         self.model = model(self.name)
 
-    # -- wire ---------------------------------------------------------------------------------------------
+    # -- wire --------------------------------------------------------------------------------------------
     def handle(self, method: str, path: str, headers: dict[str, str], query: str, body: bytes) -> Response:
         """Answer one HTTP request, errors included."""
         request_id = str(uuid.uuid4())
@@ -190,7 +190,7 @@ class Service:
         return error.status, headers, json.dumps(document).encode()
 
 
-# -- values between the wire and Python -----------------------------------------------------------------------
+# -- values between the wire and Python ------------------------------------------------------------------
 def convert(shape: Shape, text: str) -> Any:
     """A header, path or query value as the type its shape says."""
     if shape.type_name in ("integer", "long"):
@@ -205,7 +205,10 @@ def convert(shape: Shape, text: str) -> Any:
 
 
 def from_wire(shape: Shape | None, value: Any) -> Any:
-    """A decoded JSON value with blobs as bytes and timestamps as datetimes; unknown members are dropped, as AWS does."""
+    """A decoded JSON value with blobs as bytes and timestamps as datetimes.
+
+    Unknown members are dropped, as AWS does.
+    """
     if value is None or shape is None:
         return value
     if shape.type_name == "structure" and isinstance(value, dict):
@@ -261,7 +264,10 @@ def to_wire(shape: Shape | None, value: Any) -> Any:
     return value if isinstance(value, bool | str) else str(value)
 
 
-# -- what AWS refuses ---------------------------------------------------------------------------------------
+# -- what AWS refuses ------------------------------------------------------------------------------------
+_FAILED = "failed to satisfy constraint: "
+
+
 def check(operation: OperationModel, params: dict[str, Any]) -> None:
     """Refuse parameters that break the operation's model.
 
@@ -291,13 +297,13 @@ def findings_of(shape: Shape, value: Any, path: str) -> Iterator[str]:
         and not isinstance(value, wanted)
         and not (kind == "structure" and getattr(shape, "is_document_type", False))
     ):
-        yield f"Value {value!r} at '{where}' failed to satisfy constraint: Member must be a {kind}"
+        yield f"Value {value!r} at '{where}' {_FAILED}Member must be a {kind}"
         return
     if kind == "structure":
         for name in shape.required_members:
             if value.get(name) is None:
                 member = f"{path}.{name}" if path else name
-                yield f"Value null at '{member}' failed to satisfy constraint: Member must not be null"
+                yield f"Value null at '{member}' {_FAILED}Member must not be null"
         for name, member in value.items():
             if name in shape.members and member is not None:
                 yield from findings_of(shape.members[name], member, f"{path}.{name}" if path else name)
@@ -313,12 +319,13 @@ def findings_of(shape: Shape, value: Any, path: str) -> Iterator[str]:
         yield from _bounds(len(value), meta, where, "length", value)
         if meta.get("enum") and value not in meta["enum"]:
             allowed = ", ".join(meta["enum"])
-            yield f"Value '{value}' at '{where}' failed to satisfy constraint: Member must satisfy enum value set: [{allowed}]"
+            yield f"Value '{value}' at '{where}' {_FAILED}Member must satisfy enum value set: [{allowed}]"
         if meta.get("pattern") and not _matches(meta["pattern"], value):
-            yield f"Value '{value}' at '{where}' failed to satisfy constraint: Member must satisfy regular expression pattern: {meta['pattern']}"
+            wanted = f"Member must satisfy regular expression pattern: {meta['pattern']}"
+            yield f"Value '{value}' at '{where}' {_FAILED}{wanted}"
     elif kind in ("integer", "long", "float", "double"):
         if isinstance(value, bool) or not isinstance(value, int | float):
-            yield f"Value {value!r} at '{where}' failed to satisfy constraint: Member must be a number"
+            yield f"Value {value!r} at '{where}' {_FAILED}Member must be a number"
         else:
             yield from _bounds(value, meta, where, "value", value)
 
@@ -328,12 +335,11 @@ def _bounds(size: float, meta: dict, where: str, what: str, value: Any = None) -
     for bound, broken, words in (("min", "<", "greater"), ("max", ">", "less")):
         limit = meta.get(bound)
         if limit is not None and (size < limit if broken == "<" else size > limit):
-            have = f"have length {words}" if what == "length" else f"have value {words}"
-            yield f"{shown} at '{where}' failed to satisfy constraint: Member must {have} than or equal to {limit}"
+            yield f"{shown} at '{where}' {_FAILED}Member must have {what} {words} than or equal to {limit}"
 
 
 def as_served(value: str) -> str:
-    """A URL of this cloud (``http://localhost:…``) as AWS would give it out: with https, which is what patterns want."""
+    """A URL of this cloud (``http://localhost:…``) as AWS would give it out: with https, as patterns want."""
     return f"https{value[4:]}" if value.startswith("http://localhost:") else value
 
 
