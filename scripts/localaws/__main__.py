@@ -127,7 +127,8 @@ def _watch(pid: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> No
             os.kill(pid, 0)
         except OSError:
             loop.call_soon_threadsafe(stop.set)
-            return
+            time.sleep(15)  # a loop that is stuck cannot stop itself
+            os._exit(1)
         time.sleep(0.5)
 
 
