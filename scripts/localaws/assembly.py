@@ -26,20 +26,7 @@ def assemble(cloud: Cloud) -> Gateway:
     targets = {name: make(cloud) for m in modules for name, make in getattr(m, "TARGETS", {}).items()}
     raw = {prefix: handler for m in modules for prefix, handler in getattr(m, "RAW", {}).items()}
     gateway = Gateway(cloud, found, raw)
-    hooks.register_types(cloud, kinds)
-    hooks.keep_nested_attributes()
-    hooks.keep_buckets()
-    hooks.delete_nested_stacks()
-    hooks.register_targets(cloud, targets)
-    hooks.use_clock(cloud)
-    hooks.read_template_urls()
-    hooks.allow_service_tags()
-    hooks.read_prefix_lists()
-    hooks.alarms_mind_dimensions()
-    hooks.keep_mail(cloud)
-    hooks.images_are_told()
-    hooks.refuse_unknown_parameters()
-    hooks.refuse_trust_policies()
+    hooks.install(cloud, kinds, targets)
     for service in found:
         start = getattr(service, "start", None)
         if start:

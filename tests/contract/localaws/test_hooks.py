@@ -17,15 +17,19 @@ import pytest
 from botocore.exceptions import ClientError
 
 ROOT = Path(__file__).resolve().parents[3]
-SOURCE = ROOT / "scripts/localaws/hooks.py"
+SOURCE = ROOT / "scripts/localaws/hooks"
 
 
 def hooks() -> dict[str, tuple[str, ...]]:
-    """The HOOKS table of hooks.py."""
-    for node in ast.parse(SOURCE.read_text()).body:
-        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "HOOKS":
-            return ast.literal_eval(node.value)
-    raise LookupError("hooks.py has no HOOKS")
+    """The HOOKS tables of the modules of hooks, as one."""
+    found: dict[str, tuple[str, ...]] = {}
+    for file in sorted(SOURCE.glob("[!_]*.py")):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "HOOKS":
+                table = ast.literal_eval(node.value)
+                assert not set(table) & set(found), f"{file.name} names a hook again"
+                found |= table
+    return found
 
 
 HOOKS = hooks()
@@ -45,6 +49,29 @@ def test_each_private_name_is_there():
         [python, "-c", script, json.dumps(NAMES)], capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def private_names(source: str) -> set[str]:
+    """The private names of emulators that a module uses, as HOOKS writes them."""
+    tree, modules, used = ast.parse(source), {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("ministack", "moto"):
+            for name in node.names:
+                if name.name.startswith("_"):
+                    used.add(f"{node.module}:{name.name}")
+                modules[name.asname or name.name] = f"{node.module}.{name.name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            private = node.attr.startswith("_") and not node.attr.startswith("__")
+            if private and node.value.id in modules:
+                used.add(f"{modules[node.value.id]}:{node.attr}")
+    return used
+
+
+def test_each_private_name_is_named():
+    sources = {f: private_names(f.read_text()) for f in (SOURCE.parent).rglob("*.py")}
+    assert set().union(*(names for f, names in sources.items() if f.parent == SOURCE)) <= set(NAMES)
+    assert {f.name: n for f, n in sources.items() if n and f.parent != SOURCE} == {}
 
 
 def test_each_hook_has_a_test():

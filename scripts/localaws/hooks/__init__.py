@@ -1,0 +1,54 @@
+"""Every place where the local cloud reaches into an emulator's private names, and nothing else.
+
+One module a concern of the emulator. Each names its hooks in its own HOOKS with the private names they rely
+on; tests/contract holds one test a hook, so that raising an emulator's pinned version shows at once what
+moved.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from localaws.hooks import alarms, clocks, cloudformation, events, identity, mail, nested, network, storage
+from localaws.hooks.cloudformation import service_documents, service_tags
+from localaws.hooks.events import put_service_event
+from localaws.hooks.identity import caller_arn, scope_request
+
+if TYPE_CHECKING:
+    from localaws.cloud import Cloud
+    from localaws.resource import ResourceType
+
+__all__ = [
+    "HOOKS",
+    "caller_arn",
+    "install",
+    "put_service_event",
+    "scope_request",
+    "service_documents",
+    "service_tags",
+]
+_MODULES = (alarms, clocks, cloudformation, events, identity, mail, nested, network, storage)
+#: hook → the emulator's private names it uses ("module:attribute"), of all modules
+HOOKS: dict[str, tuple[str, ...]] = {hook: names for m in _MODULES for hook, names in m.HOOKS.items()}
+
+
+def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.Target]) -> None:
+    """Set every hook, once in the life of the process.
+
+    ``types`` are the cloud's own resource types, ``targets`` its deliveries of events by the service in the
+    target's ARN. The types come first: the hooks that follow work on what is registered by then.
+    """
+    cloudformation.register_types(cloud, types)
+    nested.keep_nested_attributes()
+    storage.keep_buckets()
+    nested.delete_nested_stacks()
+    events.register_targets(cloud, targets)
+    clocks.use_clock(cloud)
+    cloudformation.read_template_urls()
+    cloudformation.allow_service_tags()
+    network.read_prefix_lists()
+    alarms.alarms_mind_dimensions()
+    mail.keep_mail(cloud)
+    storage.images_are_told()
+    cloudformation.refuse_unknown_parameters()
+    identity.refuse_trust_policies()

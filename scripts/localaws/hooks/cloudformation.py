@@ -1,0 +1,184 @@
+"""CloudFormation: our resource types, checks of the emulator's own, templates, tags and parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from localaws import refusals, resource
+
+if TYPE_CHECKING:
+    from localaws.cloud import Cloud
+
+#: hook → the emulator's private names it uses ("module:attribute")
+HOOKS: dict[str, tuple[str, ...]] = {
+    "resource_types": (
+        "ministack.services.cloudformation.provisioners:_RESOURCE_HANDLERS",
+        "ministack.services.cloudformation.provisioners:_STACK_TAG_PROPERTY",
+        "ministack.services.cloudformation.provisioners:_delete_predecessor",
+        "ministack.services.cloudformation.provisioners:_DEFERRED_PREDECESSOR_DELETES",
+        "ministack.services.cloudformation.stacks:_runs_on_worker_thread",
+    ),
+    "template_url": ("ministack.services.cloudformation.helpers:_resolve_document",),
+    "service_tags": ("ministack.services.cloudformation.helpers:_validate_stack_tags",),
+    "unknown_parameters": (
+        "ministack.services.cloudformation.handlers:_resolve_parameters",
+        "ministack.services.cloudformation.changesets:_resolve_parameters",
+    ),
+}
+
+
+#: templates in buckets of AWS's own services (Service Catalog copies a product's template into one), by URL
+service_documents: dict[str, str] = {}
+#: stack tags with the prefix ``aws:`` that a service of ours sets, as (key, value); nobody else may set such
+service_tags: set[tuple[str, str]] = set()
+
+
+def register_types(cloud: Cloud, types: list[resource.ResourceType]) -> None:
+    """Give ministack's engine our types, and check the properties of its own against the schemas."""
+    from ministack.services.cloudformation import provisioners, stacks
+
+    ours = {t.type_name for t in types}
+    for kind in types:
+        provisioners._RESOURCE_HANDLERS[kind.type_name] = _handlers(cloud, kind)
+        if kind.tags:
+            provisioners._STACK_TAG_PROPERTY[kind.type_name] = kind.tags
+        else:
+            provisioners._STACK_TAG_PROPERTY.pop(kind.type_name, None)
+    for name, handler in provisioners._RESOURCE_HANDLERS.items():
+        if name not in ours and name.startswith("AWS::") and not name.startswith("AWS::CloudFormation::"):
+            _check_first(cloud, name, handler)
+    blocking = stacks._runs_on_worker_thread
+    stacks._runs_on_worker_thread = lambda t: t in ours or t in refusals.CHECKS or blocking(t)
+
+
+def refuse_findings(type_name: str, props: dict[str, Any]) -> None:
+    """Raise ValueError, worded as the registry's answer, when properties break the schema."""
+    broken = resource.findings(type_name, props)
+    if broken:
+        raise ValueError("Properties validation failed for resource with message: " + "; ".join(broken))
+
+
+def _handlers(cloud: Cloud, kind: resource.ResourceType) -> dict[str, Any]:
+    from ministack.services.cloudformation import provisioners
+
+    # the engine takes an update's attributes as the whole truth: what an update does not name stays as it was
+    known: dict[str, dict] = {}
+
+    def make(context: resource.Context, props: dict) -> tuple[str, dict]:
+        physical_id, attributes = kind.create(context, props)
+        known[physical_id] = dict(attributes or {})
+        return physical_id, dict(known[physical_id])
+
+    def create(logical_id: str, props: dict, stack_name: str) -> tuple[str, dict]:
+        props = resource.without_system_tags(kind.type_name, props)
+        refuse_findings(kind.type_name, props)
+        return make(resource.Context(cloud, stack_name, logical_id), props)
+
+    def update(physical_id: str, old: dict, new: dict, stack_name: str, logical_id: str) -> tuple[str, dict]:
+        old, new = (resource.without_system_tags(kind.type_name, props) for props in (old, new))
+        refuse_findings(kind.type_name, new)
+        context = resource.Context(cloud, stack_name, logical_id)
+        changed = resource.replaces(kind.type_name, old, new)
+        if changed:
+            name = kind.name_property
+            if name and new.get(name) and old.get(name) == new.get(name):
+                raise ValueError(
+                    "CloudFormation cannot update a stack when a custom-named resource requires replacing. "
+                    f"Rename {new[name]} and update the stack again. (changed: {', '.join(changed)})"
+                )
+            created = make(context, new)
+            # A stack deletes the predecessor at its end, on a worker thread; a delete that is queued here
+            # would run on the event loop, and wait for ever for this server. A nested stack has no such end.
+            if created[0] != physical_id and provisioners._DEFERRED_PREDECESSOR_DELETES.get() is None:
+                provisioners._delete_predecessor(kind.delete, context, physical_id, old)
+            return created
+        known[physical_id] = {
+            **known.get(physical_id, {}),
+            **(kind.update(context, physical_id, old, new) or {}),
+        }
+        return physical_id, dict(known[physical_id])
+
+    def delete(physical_id: str, props: dict, logical_id: str = "") -> None:
+        kind.delete(resource.Context(cloud, "", logical_id), physical_id, props)
+
+    return {
+        "create": create,
+        "update": update,
+        "delete": delete,
+        "update_with_logical_id": True,
+        "delete_with_logical_id": True,
+    }
+
+
+def _check_first(cloud: Cloud, name: str, handler: dict[str, Any]) -> None:
+    def checked(function: Callable, position: int) -> Callable:
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            refuse_findings(name, arguments[position])
+            if name in refusals.CHECKS:
+                refusals.CHECKS[name](cloud, arguments[position])
+            return function(*arguments, **keywords)
+
+        return run
+
+    if "create" in handler:
+        handler["create"] = checked(handler["create"], 1)
+    if "update" in handler:
+        handler["update"] = checked(handler["update"], 2)
+
+
+def read_template_urls() -> None:
+    """Read ``https://BUCKET.s3.REGION.amazonaws.com/key`` template URLs; ministack knows path style only."""
+    from ministack.services.cloudformation import helpers
+
+    original = helpers._resolve_document
+
+    def resolve(params: dict, body_key: str, url_key: str, label: str) -> Any:
+        url = params.get(url_key)
+        value = url[0] if isinstance(url, list) else url
+        if value in service_documents:
+            return service_documents[value], None
+        path = path_style(value or "")
+        if path:
+            params = {**params, url_key: [path] if isinstance(url, list) else path}
+        return original(params, body_key, url_key, label)
+
+    helpers._resolve_document = resolve
+
+
+def path_style(url: str) -> str | None:
+    """``https://s3.amazonaws.com/bucket/key`` for a virtual-hosted S3 URL, None for any other."""
+    match = re.match(r"https://([a-z0-9.-]+)\.s3[.-][a-z0-9-]+\.amazonaws\.com(?:\.cn)?/(.+)", url)
+    return f"https://s3.amazonaws.com/{match[1]}/{match[2]}" if match else None
+
+
+def allow_service_tags() -> None:
+    """Let Service Catalog tag its stacks ``aws:servicecatalog:…``; from others ``aws:`` stays refused."""
+    from ministack.services.cloudformation import helpers
+
+    original = helpers._validate_stack_tags
+    helpers._validate_stack_tags = lambda tags: original(
+        [t for t in tags if (t.get("Key"), t.get("Value")) not in service_tags]
+    )
+
+
+def refuse_unknown_parameters() -> None:
+    """CloudFormation refuses values for parameters that the template does not have; ministack drops them."""
+    from ministack.services.cloudformation import changesets, handlers
+
+    def checked(original: Callable) -> Callable:
+        def resolve(template: dict, provided: list[dict], *rest: Any) -> dict:
+            unknown = [
+                p["Key"]
+                for p in provided
+                if "Key" in p and p["Key"] not in (template.get("Parameters") or {})
+            ]
+            if unknown:
+                raise ValueError(f"Parameters: [{', '.join(unknown)}] do not exist in the template")
+            return original(template, provided, *rest)
+
+        return resolve
+
+    for module in (handlers, changesets):
+        module._resolve_parameters = checked(module._resolve_parameters)

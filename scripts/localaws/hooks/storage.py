@@ -1,0 +1,85 @@
+"""S3 buckets of stacks, and what ECR tells of images."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from localaws.hooks.answers import triple
+
+#: hook → the emulator's private names it uses ("module:attribute")
+HOOKS: dict[str, tuple[str, ...]] = {
+    "buckets": (
+        "ministack.services.s3:_delete_bucket",
+        "ministack.services.s3:_bucket_tags",
+        "ministack.services.s3:_buckets",
+    ),
+    "images": (
+        "ministack.services.ecr:_describe_images",
+        "ministack.services.ecr:_find_image",
+        "ministack.services.ecr:_repositories",
+        "ministack.services.ecr:_registry_id",
+    ),
+}
+
+
+def keep_buckets() -> None:
+    """Give a stack's bucket its tags and the stack's, and do not delete it while something is in it.
+
+    Rules of EventBridge get the stack's tags too.
+    """
+    from ministack.services import s3
+    from ministack.services.cloudformation import provisioners
+
+    handler = provisioners._RESOURCE_HANDLERS["AWS::S3::Bucket"]
+    create, update, delete = handler["create"], handler["update"], handler["delete"]
+
+    def tagged(answer: tuple[str, dict], props: dict) -> tuple[str, dict]:
+        s3._bucket_tags[answer[0]] = {t["Key"]: str(t["Value"]) for t in props.get("Tags") or []}
+        return answer
+
+    def delete_empty(physical_id: str, props: dict) -> None:
+        if physical_id in s3._buckets:
+            status, _, body = triple(s3._delete_bucket(physical_id))
+            if status == 409:
+                full = f"The bucket you tried to delete is not empty: {physical_id}"
+                said = full if b"BucketNotEmpty" in body else body.decode()
+                raise ValueError(f"{said} (Service: S3, Status Code: 409)")
+        delete(physical_id, props)
+
+    handler["create"] = lambda logical_id, props, stack: tagged(create(logical_id, props, stack), props)
+    handler["update"] = lambda physical_id, old, new, stack: tagged(update(physical_id, old, new, stack), new)
+    handler["delete"] = delete_empty
+    for name in ("AWS::S3::Bucket", "AWS::Events::Rule"):
+        provisioners._STACK_TAG_PROPERTY[name] = ("Tags", "list")
+
+
+def images_are_told() -> None:
+    """Let DescribeImages refuse an image that is not there (ministack leaves it out) and tell sizes."""
+    from ministack.services import ecr
+
+    original = ecr._describe_images
+
+    def describe(data: dict) -> Any:
+        name = data.get("repositoryName", "")
+        for wanted in (data.get("imageIds") or []) if name in ecr._repositories else []:
+            if not ecr._find_image(name, wanted):
+                parts = ", ".join(f"{k}:'{wanted.get(k, 'null')}'" for k in ("imageDigest", "imageTag"))
+                return ecr.error_response_json(
+                    "ImageNotFoundException",
+                    f"The image with imageId {{{parts}}} does not exist within the repository with name "
+                    f"'{name}' in the registry with id '{ecr._registry_id()}'",
+                    400,
+                )
+        status, headers, body = triple(original(data))
+        document = json.loads(body)
+        for image in document.get("imageDetails", []):
+            manifest = json.loads(
+                ecr._find_image(name, {"imageDigest": image["imageDigest"]})["imageManifest"] or "{}"
+            )
+            image["imageSizeInBytes"] = sum(
+                part.get("size", 0) for part in (manifest.get("config", {}), *manifest.get("layers", []))
+            )
+        return status, headers, json.dumps(document).encode()
+
+    ecr._describe_images = describe
