@@ -7,10 +7,12 @@ Every rule has a template in fixtures/ that breaks it (test_house_rules.py).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +337,27 @@ def wildcards_have_reasons(template: Template) -> Iterator[str]:
             yield f"{name}.{statement.get('Sid')}: Resource '*' without a comment why"
 
 
+@cache
+def scopes() -> dict[str, Any]:
+    """By service, which resources each action of IAM is checked against; cfn-lint ships AWS's reference."""
+    return json.loads(files("cfnlint").joinpath("data/AdditionalSpecs/Policies.json").read_text())
+
+
+def unscoped_actions_reach_everything(template: Template) -> Iterator[str]:
+    """An action that is checked against no resource is allowed on '*' or not at all: elsewhere it has no
+    effect.
+    """
+    for name, statement in template.statements():
+        resources = [str(resource) for resource in as_list(statement.get("Resource", "*"))]
+        if statement["Effect"] != "Allow" or "*" in resources:
+            continue
+        for action in map(str, as_list(statement["Action"])):
+            service, _, verb = action.lower().partition(":")
+            known = scopes().get(service, {}).get("Actions", {}).get(verb)
+            if known is not None and not known.get("Resources"):
+                yield f"{name}.{statement.get('Sid')}: {action} has no resources, so it needs Resource '*'"
+
+
 def actions_are_named(template: Template) -> Iterator[str]:
     """A role is allowed named actions; a ceiling (boundary, endpoint, key) or a Deny may be wider."""
     for name, statement in template.statements():
@@ -584,6 +607,7 @@ RULES: list[Rule] = [
     custom_resources_time_out,
     statements_have_sids,
     wildcards_have_reasons,
+    unscoped_actions_reach_everything,
     actions_are_named,
     roles_are_bounded,
     trust_is_guarded,
