@@ -327,7 +327,10 @@ REFUSED = {
         "closed to new customers",
     ),
     "a name twice": (broken("Steps", 1, "Name", value="Prepare"), "is used twice"),
-    "a circle": (broken("Steps", 0, "DependsOn", value=["Evaluate"]), "in a circle"),
+    "a circle": (
+        broken("Steps", 0, "DependsOn", value=["Evaluate"]),
+        "in a circle: Prepare, Train, Evaluate$",
+    ),
     "a default that is not allowed": (
         broken("Parameters", 0, "EnumValues", value=["ml.m5.large"]),
         "is not in EnumValues",

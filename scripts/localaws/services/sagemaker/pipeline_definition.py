@@ -394,11 +394,11 @@ def _check_shape(shape: Any, value: Any, path: str, own_name: str = "") -> Itera
 def _cycles(steps: dict[str, Step]) -> list[str]:
     left = dict(steps)
     while left:
-        ready = [n for n, s in left.items() if not s.needs & set(left)]
-        if not ready:
+        free = [n for n, s in left.items() if not s.needs & set(left)]  # nothing left before it
+        free += [n for n in left if not any(n in s.needs for s in left.values())]  # nothing left after it
+        if not free:
             return [f"steps depend on one another in a circle: {', '.join(left)}"]
-        for name in ready:
-            del left[name]
+        left = {n: s for n, s in left.items() if n not in free}
     return []
 
 

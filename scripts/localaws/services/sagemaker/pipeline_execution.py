@@ -34,8 +34,7 @@ from localaws.services.sagemaker.records import Record
 if TYPE_CHECKING:
     from localaws.services.sagemaker.pipelines import PipelinesMixin
 
-#: what decides whether a former step's result is taken again: AWS's table of cache key attributes by step
-#: type
+#: what decides whether a former result is taken again (AWS: "Default cache key attributes by step type")
 _CACHED = {
     "Processing": ("AppSpecification", "Environment", "ProcessingInputs"),
     "Training": (
@@ -50,7 +49,14 @@ _CACHED = {
     "Tuning": ("HyperParameterTuningJobConfig", "TrainingJobDefinition", "TrainingJobDefinitions"),
     "Transform": ("DataProcessing", "Environment", "ModelName", "TransformInput"),
 }
-#: step type → member of Metadata, member with the ARN, status, the status that is success
+_CACHED_OF_TUNING = (
+    "AlgorithmSpecification",
+    "HyperParameterRanges",
+    "InputDataConfig",
+    "StaticHyperParameters",
+    "TuningObjective",
+)
+#: step type → member of Metadata, member with the ARN, member with the status
 _JOBS = {
     "Processing": ("ProcessingJob", "ProcessingJobArn", "ProcessingJobStatus"),
     "Training": ("TrainingJob", "TrainingJobArn", "TrainingJobStatus"),
@@ -270,12 +276,12 @@ class Execution:
             self._step_status(record, "Stopped")
         except (StepFailed, EvaluationError) as error:
             reason = str(error) if isinstance(error, StepFailed) else f"ClientError: {error}"
-            self._step_status(record, "Failed", FailureReason=reason[:3072])
+            self._step_status(record, "Failed", FailureReason=reason[:1024])
         except Exception as error:
             if not self.cloud.stopping:
                 self.cloud.log.exception("step %s failed", step.name)
             self._step_status(
-                record, "Failed", FailureReason=f"InternalServerError: {type(error).__name__}: {error}"[:3072]
+                record, "Failed", FailureReason=f"InternalServerError: {type(error).__name__}: {error}"[:1024]
             )
         else:
             self.scope.properties[step.name] = properties
@@ -520,7 +526,12 @@ def _cache_key(step: Step, arguments: dict[str, Any]) -> str:
     wanted = _CACHED.get(step.type)
     if not wanted or not (step.body.get("CacheConfig") or {}).get("Enabled"):
         return ""
-    text = json.dumps({k: arguments.get(k) for k in wanted}, sort_keys=True, default=str)
+    compared = {k: arguments.get(k) for k in wanted}
+    if step.type == "Tuning" and compared["TrainingJobDefinition"]:
+        compared["TrainingJobDefinition"] = {
+            k: compared["TrainingJobDefinition"].get(k) for k in _CACHED_OF_TUNING
+        }
+    text = json.dumps(compared, sort_keys=True, default=str)
     return hashlib.sha256(f"{step.name} {step.type} {text}".encode()).hexdigest()
 
 
