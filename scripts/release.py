@@ -142,7 +142,11 @@ def version_of(root: Path) -> str:
     else:
         last = git("describe", "--tags", "--abbrev=0", "--match", "v[0-9]*")
         version = f"{last[1:] if last else '0.1.0'}-{commit[:12]}"
-    return f"{version}-dirty" if git("status", "--porcelain") else version
+    if not git("status", "--porcelain"):
+        return version
+    # a version of the catalog never changes, so other changes to the same commit are another version
+    content = b"".join(name.encode() + (root / name).read_bytes() for name in source_files(root))
+    return f"{version}-dirty-{short_hash(content)[:6]}"
 
 
 def build(root: Path, version: str, bucket: str) -> Release:

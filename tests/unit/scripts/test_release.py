@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -166,7 +167,11 @@ class TestVersion:
     def test_uncommitted_changes_show(self, repository: Path) -> None:
         git(repository, "tag", "v1.2.0")
         (repository / "new.txt").write_text("new")
-        assert release.version_of(repository) == "1.2.0-dirty"
+        first = release.version_of(repository)
+        assert re.fullmatch(r"1\.2\.0-dirty-[0-9a-f]{6}", first)
+        assert release.version_of(repository) == first
+        (repository / "new.txt").write_text("newer")
+        assert release.version_of(repository) != first, "a version of the catalog never changes"
 
     def test_in_a_build_the_environment_says_the_commit(
         self, sources: Path, monkeypatch: pytest.MonkeyPatch
