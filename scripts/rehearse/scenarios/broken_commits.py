@@ -25,16 +25,17 @@ def run(r: Rehearsal) -> None:
 
     dockerfile = "containers/training/Dockerfile"
     missing_file = good[dockerfile] + "COPY src/not-there.py /opt/program/\n"
+    entry = 'if __name__ == "__main__":\n'
     raising = 'raise RuntimeError("the ledger is closed")\n'
-    always = good["src/train.py"] + f"\n\n{raising}"
-    only_in_a_job = good["src/train.py"] + f'\n\nif Path("/opt/ml/input/config").exists():\n    {raising}'
+    always = broken("src/train.py", entry, f"{raising}\n\n{entry}")
+    only_in_a_job = broken("src/train.py", entry, f"{entry}    {raising}")
     threshold = next(line for line in good["mlops.yml"].splitlines() if line.strip().startswith("threshold:"))
     too_high = broken("mlops.yml", threshold, threshold.split(":")[0] + ": 0.999")
     typo = broken("mlops.yml", "test_fraction:", "test_fracton:")
     cases = [
         ("typo in mlops.yml", "Validate", ["test_fracton", "test_fraction"], typo),
         ("Dockerfile that fails", "Images", ["src/not-there.py"], good | {dockerfile: missing_file}),
-        ("code that its tests catch", "Validate", ["the ledger is closed"], good | {"src/train.py": always}),
+        ("code that its tests catch", "Validate", ["the ledger is closed"], always),
         (
             "training code that raises",
             "Train",
