@@ -94,27 +94,25 @@ def pascal(name: str) -> str:
     return "".join(part.capitalize() for part in re.split(r"[-_]", name))
 
 
-def stamp(entry: str, values: Mapping[str, str]) -> str:
-    """The entry template with Mappings.Release.Keys filled in; tags such as !Sub stay as they are, comments
-    go.
+def stamp(name: str, template: bytes, values: Mapping[str, str]) -> bytes:
+    """A template of mlops-cfn with Mappings.Release.Keys filled in; tags such as !Sub stay as they are,
+    comments go.
     """
-    root = node = yaml.compose(entry)
+    root = node = yaml.compose(template)
     for step in ("Mappings", "Release", "Keys"):
         node = next((value for key, value in node.value if key.value == step), None)
         if not isinstance(node, yaml.MappingNode):
-            raise ReleaseError(
-                f"mlops-cfn/1-infra.yaml: Mappings.Release.Keys is missing ({step} was not found)"
-            )
+            raise ReleaseError(f"mlops-cfn/{name}: Mappings.Release.Keys is missing ({step} was not found)")
     declared = {key.value for key, _ in node.value}
     if declared != set(values):
         unknown, missing = sorted(declared - set(values)), sorted(set(values) - declared)
         raise ReleaseError(
-            "mlops-cfn/1-infra.yaml: Mappings.Release.Keys does not match the sources: "
+            f"mlops-cfn/{name}: Mappings.Release.Keys does not match the sources: "
             f"nothing in the sources for {unknown or 'none'}, not declared {missing or 'none'}"
         )
     for key, value in node.value:
         value.value, value.style, value.tag = values[key.value], "'", "tag:yaml.org,2002:str"
-    return yaml.serialize(root, width=130)
+    return yaml.serialize(root, width=130).encode()
 
 
 def version_of(root: Path) -> str:
@@ -175,12 +173,17 @@ def build(root: Path, version: str, bucket: str) -> Release:
     for name, data in cfn.items():
         if match := re.fullmatch(r"infra/([a-z-]+)\.yaml", name):
             add(f"{pascal(match[1])}Template", "templates", match[1], "yaml", data)
-    for name, file in PRODUCTS.items():
+    for file in PRODUCTS.values():
         if file not in cfn:
             raise ReleaseError(f"{root}/mlops-cfn/{file} is missing")
+    # a project is updated with the version it was made from, long after the next release: that version must
+    # find its own nested templates, so where they lie is stamped and not read from SSM
+    nested = "ProjectTemplatePrefix"
+    add_folder(nested, "templates/project", read_under(root, names, "mlops-cfn/project"))
+    product = PRODUCTS["ProjectTemplate"]
+    cfn[product] = stamp(product, cfn[product], {nested: keys.pop(nested)})
+    for name, file in PRODUCTS.items():
         add(name, "templates", Path(file).stem, "yaml", cfn[file])
-    # a product finds its nested templates under a prefix
-    add_folder("ProjectTemplatePrefix", "templates/project", read_under(root, names, "mlops-cfn/project"))
     for folder in sorted(
         {name.split("/")[1] for name in cfn if name.startswith("lambda/") and name.count("/") >= 2}
     ):
@@ -197,7 +200,7 @@ def build(root: Path, version: str, bucket: str) -> Release:
     add_folder("SeedPrefix", "seeds", seeds)
 
     stamped = {**keys, "Bucket": bucket, "Version": version}
-    entry = stamp(cfn["1-infra.yaml"].decode(), stamped).encode()
+    entry = stamp("1-infra.yaml", cfn["1-infra.yaml"], stamped)
     entry_key = f"{version}/1-infra.{short_hash(entry)}.yaml"
     objects[entry_key] = entry
     return Release(version, bucket, entry_key, keys, objects)

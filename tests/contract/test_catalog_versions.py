@@ -60,7 +60,6 @@ class Platform:
             "ReleaseBucketName": BUCKET,
             "ReleaseVersion": version,
             "ProjectTemplateKey": key,
-            "ProjectTemplatePrefix": f"{version}/templates/project",
             "UserTemplateKey": f"{version}/templates/3-user.yaml",
             "CatalogProductFunctionArn": self.function,
             "ProjectLaunchRoleArn": self.role,

@@ -33,7 +33,6 @@ SSM_CONTRACT = {
         /mlops/infra/project-launch-role-arn
         /mlops/infra/user-launch-role-arn
         /mlops/infra/user-template-url
-        /mlops/infra/project-template-prefix
         /mlops/infra/data-science-admin-role-arn
         /mlops/infra/seed-archive-prefix
         /mlops/infra/release-bucket-name
@@ -220,7 +219,7 @@ def mapping_faults(root: Path) -> Iterator[str]:
 
     wanted = {f"{pascal(path.stem)}Template" for path in (root / "infra").glob("*.yaml")}
     wanted |= {f"{pascal(path.parent.name)}Function" for path in (root / "lambda").glob("*/index.py")}
-    wanted |= {"Bucket", "Version", "ProjectTemplate", "ProjectTemplatePrefix", "UserTemplate", "SeedPrefix"}
+    wanted |= {"Bucket", "Version", "ProjectTemplate", "UserTemplate", "SeedPrefix"}
     wanted |= {"PlatformArchive", "CfnArchive", "CicdArchive", "SeedcodeArchive"}
     used = {
         str(node["Fn::FindInMap"][2])

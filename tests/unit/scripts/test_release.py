@@ -23,7 +23,6 @@ Mappings:
       Version: unreleased
       NetworkTemplate: unreleased
       ProjectTemplate: unreleased
-      ProjectTemplatePrefix: unreleased
       UserTemplate: unreleased
       JobTaggerFunction: unreleased
       PlatformArchive: unreleased
@@ -39,6 +38,10 @@ Resources:
         - https://${Bucket}/${Key}
         - {Bucket: !FindInMap [Release, Keys, Bucket], Key: !FindInMap [Release, Keys, NetworkTemplate]}
 """
+PRODUCT = """\
+Mappings: {Release: {Keys: {ProjectTemplatePrefix: unreleased}}}
+Resources: {}
+"""
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def sources(tmp_path: Path) -> Path:
     """The smallest platform that can be released."""
     files = {
         "mlops-cfn/1-infra.yaml": ENTRY,
-        "mlops-cfn/2-smproject.yaml": "Resources: {}\n",
+        "mlops-cfn/2-smproject.yaml": PRODUCT,
         "mlops-cfn/3-user.yaml": "Resources: {}\n",
         "mlops-cfn/infra/network.yaml": "Resources: {}\n",
         "mlops-cfn/project/identity.yaml": "Resources: {}\n",
@@ -95,9 +98,17 @@ def test_every_object_but_the_entry_is_reached_by_a_stamped_key(sources: Path) -
         "Release"
     ]["Keys"]
     assert (stamped["Bucket"], stamped["Version"]) == ("bucket", "1.0.0")
-    prefixes = tuple(f"{stamped[name]}/" for name in ("SeedPrefix", "ProjectTemplatePrefix"))
+    product = yaml.safe_load(built.objects[stamped["ProjectTemplate"]])["Mappings"]["Release"]["Keys"]
+    prefixes = (f"{stamped['SeedPrefix']}/", f"{product['ProjectTemplatePrefix']}/")
     for key in set(built.objects) - {built.entry_key}:
         assert key in stamped.values() or key.startswith(prefixes), key
+
+
+def test_a_changed_nested_template_is_another_product_template(sources: Path) -> None:
+    before = release.build(sources, "1.0.0", "bucket")
+    (sources / "mlops-cfn/project/identity.yaml").write_text("Resources: {A: {}}\n")
+    after = release.build(sources, "1.0.0", "bucket")
+    assert before.keys["ProjectTemplate"] != after.keys["ProjectTemplate"]
 
 
 def test_tags_of_the_entry_survive_stamping(sources: Path) -> None:
