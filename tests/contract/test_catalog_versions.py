@@ -134,6 +134,8 @@ class Platform:
         self.stacks.delete_stack(StackName=STACK)
         while self.status().endswith("IN_PROGRESS"):
             time.sleep(0.2)
+        assert self.status() == "", self.reasons()
+        assert self.catalog.search_products_as_admin()["ProductViewDetails"] == []
         self.session.client("lambda").delete_function(FunctionName=FUNCTION)
         self.session.client("iam").delete_role(RoleName=LAUNCH_ROLE)
         s3 = self.session.client("s3")
