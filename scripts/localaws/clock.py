@@ -7,18 +7,21 @@ is moved, everything else is real.
 
 from __future__ import annotations
 
+import math
 import threading
 import time as _time
 from datetime import UTC, datetime  # noqa: F401 - also read as clock.datetime
 
 _offset = 0.0
+_stopped: float | None = None  # while the clock is being moved: the minute that the listeners are told of
 _lock = threading.Lock()
 _listeners: list = []
 
 
 def time() -> float:
     """Seconds since the epoch, in the cloud."""
-    return _time.time() + _offset
+    moment = _stopped
+    return _time.time() + _offset if moment is None else moment
 
 
 def now() -> datetime:
@@ -34,20 +37,24 @@ def offset() -> float:
 def advance(seconds: float) -> datetime:
     """Move the clock forward, stopping at each full minute to tell the listeners (tickers of schedules).
 
-    So every occurrence of a schedule on the way fires, at its own time, and not one for all.
+    So every occurrence of a schedule on the way fires, at its own time, and not one for all. They are told
+    of the present first: a schedule that is new counts from there.
     Raises ValueError for a negative number: AWS's time never runs backwards.
     """
-    global _offset
-    if seconds < 0:
+    global _offset, _stopped
+    if not math.isfinite(seconds) or seconds < 0:
         raise ValueError(f"advance_seconds is {seconds}; the clock only moves forward")
     with _lock:
-        left = float(seconds)
-        while left > 0:
-            step = min(left, 60 - time() % 60)
-            _offset += step
-            left -= step
-            for listener in list(_listeners):
-                listener()
+        start = time()
+        minutes = range(int(start // 60 + 1) * 60, int(start + seconds) + 1, 60)
+        try:
+            for moment in (start, *minutes, start + seconds):
+                _stopped = moment
+                for listener in list(_listeners):
+                    listener()
+            _offset += seconds
+        finally:
+            _stopped = None
     return now()
 
 
