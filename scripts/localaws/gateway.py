@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 import threading
@@ -38,6 +39,7 @@ class Gateway:
         self.cloud = cloud
         self.raw = {"/_localaws/": control, **raw}
         self.inner = ministack.app.app
+        self.handlers = ministack.app.SERVICE_HANDLERS
         for service in services:
             cloud.services[service.name] = service
         moto_bridge.install(ministack.app, cloud)
@@ -53,9 +55,11 @@ class Gateway:
         for prefix, function in self.raw.items():
             if path.startswith(prefix):
                 handler = lambda *request, f=function: f(self.cloud, *request)  # noqa: E731
-        access_key, name = self._service(headers, path)
+        access_key, signed, name = self._service(headers, path)
         if handler is None and name:
             handler = self.cloud.services[name].handle
+        if handler is None and not self._emulated(signed):
+            handler = functools.partial(_not_served, signed)
         if handler is None:
             return await self.inner(scope, receive, send)
         body = await _body(receive)
@@ -83,15 +87,31 @@ class Gateway:
         )
         await send({"type": "http.response.body", "body": content})
 
-    def _service(self, headers: dict[str, str], path: str) -> tuple[str, str]:
-        """The caller's access key and the name of our service, "" for one that the emulators have."""
+    def _service(self, headers: dict[str, str], path: str) -> tuple[str, str, str]:
+        """The caller's access key, the service it signed for, and our service's name ("" for another)."""
         match = _CREDENTIAL.search(headers.get("authorization", ""))
         access_key, signed = match.groups() if match else ("", "")
         target = headers.get("x-amz-target", "").partition(".")[0]
         name = _TARGETS.get(target, "")
         if not name and signed == "sagemaker":
             name = "sagemaker-metrics" if path.startswith("/BatchPut") else "sagemaker-runtime"
-        return access_key, next((n for n in (name, signed) if n in self.cloud.services), "")
+        return access_key, signed, next((n for n in (name, signed) if n in self.cloud.services), "")
+
+    @functools.cache  # noqa: B019 - there is one gateway
+    def _emulated(self, signed: str) -> bool:
+        """Whether the emulators serve requests that are signed for this service (or for none)."""
+        from ministack.core import router
+
+        if not signed or signed in router.SERVICE_PATTERNS:
+            return True
+        request = {"authorization": f"AWS4-HMAC-SHA256 Credential=x/20000101/x/{signed}/aws4_request"}
+        return router.detect_service("POST", "/", request, {}) in self.handlers
+
+
+def _not_served(service: str, method: str, path: str, *_: Any) -> Response:
+    message = f"{service} is not implemented in the local cloud ({method} {path})"
+    status, headers, body = _json({"__type": "NotImplemented", "message": message}, 501)
+    return status, {**headers, "x-amzn-ErrorType": "NotImplemented"}, body
 
 
 async def _body(receive: Callable[[], Awaitable[dict]]) -> bytes:
@@ -154,8 +174,11 @@ def control(
     if what == "outbox":
         return _json(cloud.outbox)
     if what == "settings":
-        if method == "POST" and "time_scale" in sent:
-            cloud.time_scale = float(sent["time_scale"])
+        if method == "POST":
+            try:
+                cloud.time_scale = float(sent["time_scale"])
+            except (KeyError, TypeError, ValueError) as error:
+                return _json({"error": f'settings takes {{"time_scale": n}}: {error}'}, 400)
         return _json({"time_scale": cloud.time_scale})
     if what == "calls":
         wanted = parse_qs(query).get("service")
