@@ -84,14 +84,18 @@ def _function(cloud: Cloud, props: dict[str, Any]) -> None:
         ) from error
 
 
+def target_error(target: dict[str, Any]) -> str | None:
+    """Why EventBridge would refuse a rule's target: it reaches these services under a role only."""
+    service = target["Arn"].split(":")[2] if target.get("Arn", "").count(":") >= 5 else ""
+    if service in ("codepipeline", "codebuild", "sagemaker", "states") and not target.get("RoleArn"):
+        return f"RoleArn is required for target {target['Arn']}."
+    return None
+
+
 def _rule(cloud: Cloud, props: dict[str, Any]) -> None:
-    """EventBridge refuses a target of these services without a role (PutTargets: ValidationException)."""
     for target in props.get("Targets") or []:
-        service = target["Arn"].split(":")[2] if target.get("Arn", "").count(":") >= 5 else ""
-        if service in ("codepipeline", "codebuild", "sagemaker", "states") and not target.get("RoleArn"):
-            raise ValueError(
-                f"RoleArn is required for target {target['Arn']}. (Error Code: ValidationException)"
-            )
+        if error := target_error(target):
+            raise ValueError(f"{error} (Error Code: ValidationException)")
 
 
 #: resource type → check(cloud, properties), raising ValueError with the reason

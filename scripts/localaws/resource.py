@@ -246,8 +246,8 @@ def findings(type_name: str, props: dict[str, Any]) -> list[str]:
         if "/" not in p and p in props
     ]
     for error in _validator(type_name).iter_errors(props):
-        path = "/".join(str(p) for p in error.absolute_path)
-        out.append(f"#/{path}: {_words(error)}")
+        path = "".join(f"/{p}" for p in error.absolute_path)
+        out.append(f"#{path}: {_words(error)}")
     return out
 
 

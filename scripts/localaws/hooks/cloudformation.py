@@ -25,6 +25,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "unknown_parameters": (
         "ministack.services.cloudformation.handlers:_resolve_parameters",
         "ministack.services.cloudformation.changesets:_resolve_parameters",
+        "ministack.services.cloudformation.engine:_resolve_parameters",
     ),
 }
 
@@ -53,11 +54,13 @@ def register_types(cloud: Cloud, types: list[resource.ResourceType]) -> None:
     stacks._runs_on_worker_thread = lambda t: t in ours or t in refusals.CHECKS or blocking(t)
 
 
-def refuse_findings(type_name: str, props: dict[str, Any]) -> None:
+def refuse_findings(type_name: str, logical_id: str, props: dict[str, Any]) -> None:
     """Raise ValueError, worded as the registry's answer, when properties break the schema."""
     broken = resource.findings(type_name, props)
     if broken:
-        raise ValueError("Properties validation failed for resource with message: " + "; ".join(broken))
+        raise ValueError(
+            f"Properties validation failed for resource {logical_id} with message: {'; '.join(broken)}"
+        )
 
 
 def _handlers(cloud: Cloud, kind: resource.ResourceType) -> dict[str, Any]:
@@ -73,12 +76,12 @@ def _handlers(cloud: Cloud, kind: resource.ResourceType) -> dict[str, Any]:
 
     def create(logical_id: str, props: dict, stack_name: str) -> tuple[str, dict]:
         props = resource.without_system_tags(kind.type_name, props)
-        refuse_findings(kind.type_name, props)
+        refuse_findings(kind.type_name, logical_id, props)
         return make(resource.Context(cloud, stack_name, logical_id), props)
 
     def update(physical_id: str, old: dict, new: dict, stack_name: str, logical_id: str) -> tuple[str, dict]:
         old, new = (resource.without_system_tags(kind.type_name, props) for props in (old, new))
-        refuse_findings(kind.type_name, new)
+        refuse_findings(kind.type_name, logical_id, new)
         context = resource.Context(cloud, stack_name, logical_id)
         changed = resource.replaces(kind.type_name, old, new)
         if changed:
@@ -113,19 +116,26 @@ def _handlers(cloud: Cloud, kind: resource.ResourceType) -> dict[str, Any]:
 
 
 def _check_first(cloud: Cloud, name: str, handler: dict[str, Any]) -> None:
-    def checked(function: Callable, position: int) -> Callable:
-        def run(*arguments: Any, **keywords: Any) -> Any:
-            refuse_findings(name, arguments[position])
-            if name in refusals.CHECKS:
-                refusals.CHECKS[name](cloud, arguments[position])
-            return function(*arguments, **keywords)
+    make, change = handler.get("create"), handler.get("update")
+    with_logical_id = handler.get("update_with_logical_id")
 
-        return run
+    def check(logical_id: str, props: dict) -> None:
+        refuse_findings(name, logical_id, props)
+        if name in refusals.CHECKS:
+            refusals.CHECKS[name](cloud, props)
 
-    if "create" in handler:
-        handler["create"] = checked(handler["create"], 1)
-    if "update" in handler:
-        handler["update"] = checked(handler["update"], 2)
+    def create(logical_id: str, props: dict, stack_name: str) -> tuple[str, dict]:
+        check(logical_id, props)
+        return make(logical_id, props, stack_name)
+
+    def update(physical_id: str, old: dict, new: dict, stack_name: str, logical_id: str) -> tuple[str, dict]:
+        check(logical_id, new)
+        return change(physical_id, old, new, stack_name, *([logical_id] if with_logical_id else []))
+
+    if make:
+        handler["create"] = create
+    if change:
+        handler.update(update=update, update_with_logical_id=True)
 
 
 def read_template_urls() -> None:
@@ -165,7 +175,7 @@ def allow_service_tags() -> None:
 
 def refuse_unknown_parameters() -> None:
     """CloudFormation refuses values for parameters that the template does not have; ministack drops them."""
-    from ministack.services.cloudformation import changesets, handlers
+    from ministack.services.cloudformation import changesets, engine, handlers
 
     def checked(original: Callable) -> Callable:
         def resolve(template: dict, provided: list[dict], *rest: Any) -> dict:
@@ -180,5 +190,5 @@ def refuse_unknown_parameters() -> None:
 
         return resolve
 
-    for module in (handlers, changesets):
+    for module in (handlers, changesets, engine):  # the engine's own is that of nested stacks
         module._resolve_parameters = checked(module._resolve_parameters)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from localaws import clock, resource
+from localaws import clock, refusals, resource
 from localaws.hooks.answers import triple
 
 if TYPE_CHECKING:
@@ -20,14 +22,15 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.eventbridge:_pattern_event_view",
         "ministack.services.eventbridge:_apply_input_transformer",
     ),
+    "put_targets": ("ministack.services.eventbridge:_validate_target_arn",),
     "scheduler_targets": (
         "ministack.services.scheduler:_tick_schedules",
         "ministack.services.scheduler:_schedules",
     ),
 }
-
-
 Target = Callable[[dict[str, Any], str], None]
+#: the ARN to which an event is being delivered
+_delivering: contextvars.ContextVar[str] = contextvars.ContextVar("localaws_delivering", default="")
 
 
 def put_service_event(
@@ -52,43 +55,84 @@ def put_service_event(
 def register_targets(cloud: Cloud, targets: dict[str, Target]) -> None:
     """Deliver events to the services in ``targets`` (by the ARN's service).
 
-    A target nobody serves is an error in the log and a failed delivery that ``/_localaws/health`` lists,
-    never a silent success.
+    A target that nobody serves, or that is not there, is an error in the log and a failed delivery that
+    ``/_localaws/health`` lists, never a silent success.
     """
     from ministack.services import eventbridge
 
     deliver = eventbridge._invoke_target
-    known = {
-        "lambda",
-        "sqs",
-        "sns",
-        "states",
-        "events",
-    }  # what the emulator delivers to; it drops the rest with a warning
+    eventbridge.logger.addHandler(_Undelivered(cloud))
+
+    def ours(target: dict, event: dict, rule: dict, view: Any) -> None:
+        try:
+            targets[_service(target)](target, _payload(target, event, rule, view))
+        except Exception as error:
+            undelivered(cloud, target["Arn"], f"rule {rule.get('Name')}: {error}")
 
     def invoke(target: dict, event: dict, rule: dict, view: Any = None) -> Any:
-        arn = target.get("Arn", "")
-        service = arn.split(":")[2] if arn.count(":") >= 5 else ""
+        service = _service(target)
         if service == "scheduler":
             return _universal(cloud, target, event, rule)
         if service in targets:
-            payload = _payload(eventbridge, target, event, rule, view)
-            cloud.spawn(targets[service], target, payload, name=f"target-{service}")
-            return None
-        if service not in known:
-            cloud.log.error("UndeliveredEvent: no delivery to target %s of rule %s", arn, rule.get("Name"))
-            cloud.undelivered.append(arn)
-            return None
-        return deliver(target, event, rule, view)
+            return cloud.spawn(ours, target, event, rule, view, name=f"target-{service}")
+        token = _delivering.set(target.get("Arn", ""))
+        try:
+            return deliver(target, event, rule, view)
+        finally:
+            _delivering.reset(token)
 
     eventbridge._invoke_target = invoke
 
 
-def _payload(eventbridge: Any, target: dict, event: dict, rule: dict, view: Any) -> str:
+def undelivered(cloud: Cloud, arn: str, reason: str) -> None:
+    """Tell of an event that did not reach its target: in the log, and in ``/_localaws/health``."""
+    cloud.log.error("UndeliveredEvent: %s: %s", arn, reason)
+    cloud.undelivered.append(f"{arn}: {reason}")
+
+
+class _Undelivered(logging.Handler):
+    """The emulator only logs what it could not deliver."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        super().__init__(logging.WARNING)
+        self.cloud = cloud
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if arn := _delivering.get():
+            undelivered(self.cloud, arn, record.getMessage())
+
+
+def _service(target: dict) -> str:
+    arn = target.get("Arn", "")
+    return arn.split(":")[2] if arn.count(":") >= 5 else ""
+
+
+def _payload(target: dict, event: dict, rule: dict, view: Any) -> str:
+    from ministack.services import eventbridge
+
     view = view or eventbridge._pattern_event_view(event)
     if target.get("InputTransformer"):
         return eventbridge._apply_input_transformer(target["InputTransformer"], rule, view)
-    return target.get("Input") or json.dumps(view.event_with_detail())
+    if target.get("Input"):
+        return target["Input"]
+    value = view.event_with_detail()
+    for part in target.get("InputPath", "").strip("$.").split("."):
+        value = value[part] if part else value
+    return json.dumps(value)
+
+
+def refuse_targets_without_role() -> None:
+    """Let PutTargets refuse a target that EventBridge reaches under a role only, and that has none."""
+    from ministack.core.responses import error_response_json
+    from ministack.services import eventbridge
+
+    original = eventbridge._validate_target_arn
+
+    def validate(target: dict) -> Any:
+        reason = refusals.target_error(target)
+        return original(target) or (reason and error_response_json("ValidationException", reason, 400))
+
+    eventbridge._validate_target_arn = validate
 
 
 def _universal(cloud: Cloud, target: dict, event: dict, schedule: dict) -> None:
@@ -111,15 +155,13 @@ def _universal(cloud: Cloud, target: dict, event: dict, schedule: dict) -> None:
     def call() -> None:
         from botocore import xform_name
 
-        client = cloud.client(
-            service, role=target["RoleArn"], principal="scheduler.amazonaws.com", session="scheduler"
-        )
+        method = xform_name(operation[0].upper() + operation[1:])
         try:
-            getattr(client, xform_name(operation[0].upper() + operation[1:]))(
-                **resource.typed(service, xform_name(operation[0].upper() + operation[1:]), json.loads(text))
+            client = cloud.client(
+                service, role=target["RoleArn"], principal="scheduler.amazonaws.com", session="scheduler"
             )
+            getattr(client, method)(**resource.typed(service, method, json.loads(text)))
         except Exception as error:
-            cloud.log.error("schedule %s: %s.%s failed: %s", schedule.get("Name"), service, operation, error)
-            cloud.undelivered.append(f"{schedule.get('Arn')}: {error}")
+            undelivered(cloud, schedule.get("Arn", ""), f"{service}.{operation}: {error}")
 
     cloud.spawn(call, name="scheduler")

@@ -40,6 +40,9 @@ def keep_nested_attributes() -> None:
         return physical_id, dict(known[resource_type, physical_id])
 
     def provision_and_remember(resource_type: str, *rest: Any) -> tuple[str, dict]:
+        ours_to_make = resource_type.startswith("AWS::CloudFormation::")
+        if ours_to_make and resource_type not in provisioners._RESOURCE_HANDLERS:  # else a silent placeholder
+            raise ValueError(f"Template format error: Unrecognized resource types: [{resource_type}]")
         return remember(resource_type, provision(resource_type, *rest), {})
 
     def update_and_remember(resource_type: str, physical_id: str, *rest: Any) -> tuple[str, dict]:
@@ -56,12 +59,13 @@ def delete_nested_stacks() -> None:
 
     What a child's policies retain stays, a resource that cannot be deleted fails the stack, and a child that
     could not be made is deleted with what it has. The engine deletes all, only logs what failed, and leaves a
-    failed child behind: the parent's rollback knows nothing of it.
+    failed child behind: the parent's rollback knows nothing of it. A child that went back says so.
     """
     from ministack.services.cloudformation import _stacks, provisioners
+    from ministack.services.cloudformation.stacks import _add_event
 
     handler = provisioners._RESOURCE_HANDLERS[_STACK]
-    deploy = handler["create"]
+    deploy, redeploy = handler["create"], handler["update"]
 
     def create(logical_id: str, props: dict, stack_name: str) -> tuple[str, dict]:
         try:
@@ -74,7 +78,19 @@ def delete_nested_stacks() -> None:
                     _delete(stack["StackId"], {})
             raise ValueError(f"Embedded stack {logical_id} was not successfully created: {error}") from error
 
-    handler.update(create=create, delete=_delete)
+    def update(physical_id: str, old: dict, new: dict, stack_name: str) -> tuple[str, dict]:
+        name = provisioners._nested_stack_lookup_name(physical_id)
+        goes_back = _stacks.get(name, {}).get("StackStatus") == "UPDATE_FAILED"
+        try:
+            answer = redeploy(physical_id, old, new, stack_name)
+        except Exception as error:
+            raise ValueError(f"Embedded stack {physical_id} was not successfully updated: {error}") from error
+        if goes_back:
+            _stacks[name]["StackStatus"] = status = "UPDATE_ROLLBACK_COMPLETE"
+            _add_event(_stacks[name]["StackId"], name, name, _STACK, status, physical_id=physical_id)
+        return answer
+
+    handler.update(create=create, update=update, delete=_delete)
 
 
 def _delete(physical_id: str, props: dict) -> None:

@@ -48,7 +48,7 @@ def keep_buckets() -> None:
         delete(physical_id, props)
 
     handler["create"] = lambda logical_id, props, stack: tagged(create(logical_id, props, stack), props)
-    handler["update"] = lambda physical_id, old, new, stack: tagged(update(physical_id, old, new, stack), new)
+    handler["update"] = lambda physical_id, old, new, *rest: tagged(update(physical_id, old, new, *rest), new)
     handler["delete"] = delete_empty
     for name in ("AWS::S3::Bucket", "AWS::Events::Rule"):
         provisioners._STACK_TAG_PROPERTY[name] = ("Tags", "list")

@@ -138,7 +138,15 @@ def test_hook_event_targets(cloud):
     events.put_rule(Name=rule, EventPattern=json.dumps({"source": [source]}))
     events.put_targets(Rule=rule, Targets=[{"Id": "t", "Arn": arn, "RoleArn": role}])
     events.put_events(Entries=[{"Source": source, "DetailType": "x", "Detail": "{}"}])
-    cloud.wait(lambda: arn in cloud.control("health")["undelivered"])
+    cloud.wait(lambda: any(arn in line for line in cloud.control("health")["undelivered"]))
+
+
+def test_hook_put_targets(cloud):
+    events, rule = cloud.client("events"), cloud.name("rule")
+    arn = f"arn:aws:codepipeline:{cloud.region}:{cloud.account}:x"
+    events.put_rule(Name=rule, ScheduleExpression="rate(1 day)")
+    with pytest.raises(ClientError, match=f"RoleArn is required for target {arn}"):
+        events.put_targets(Rule=rule, Targets=[{"Id": "t", "Arn": arn}])
 
 
 def test_hook_scheduler_targets(cloud):
