@@ -21,7 +21,7 @@ test: setup ## What continuous integration runs: lint and all tests
 	@$(MAKE) --no-print-directory lint && $(PY) -m pytest $(ARGS)
 
 cloud: setup ## Keep the local cloud up for the AWS CLI, boto3 and git (PORT=4566)
-	@exec env $(CLOUD) --port $(PORT)
+	@exec env $(CLOUD) --port $(PORT) --parent-pid $$PPID
 
 setup: ## Make the environments and the wheel store (cached)
 	@$(SETUP)

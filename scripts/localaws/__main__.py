@@ -1,7 +1,8 @@
 """Start the local cloud and keep it up: ``python -m localaws --port 4566``.
 
 Prints the ``export`` lines with which the AWS CLI, boto3 and git use it, once it is ready. Ends on Ctrl-C, on
-SIGTERM, or when the process ``--parent-pid`` is gone (also after kill -9), and takes every process with it.
+SIGTERM, when its terminal closes, or when the process ``--parent-pid`` is gone (also after kill -9), and
+takes every process with it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -22,7 +24,7 @@ ACCOUNT = "123456789012"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the cloud until it is told to stop; 0 after a clean stop, 2 when the port is taken."""
+    """Run the cloud until it is told to stop; 0 after a clean stop, 2 when it cannot have the port."""
     parser = argparse.ArgumentParser(prog="localaws", description=__doc__.split("\n")[0])
     parser.add_argument("--port", type=int, default=4566, help="port on 127.0.0.1 (default 4566)")
     parser.add_argument("--region", default="us-east-1")
@@ -41,11 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--log", type=Path, help="write the log there instead of to stderr")
     options = parser.parse_args(argv)
-    if _taken(options.port):
-        print(
-            f"port {options.port} is in use on this machine; choose another with PORT= (--port)",
-            file=sys.stderr,
-        )
+    if problem := _problem(options.port):
+        print(f"port {options.port} {problem}; choose another with PORT= (--port)", file=sys.stderr)
         return 2
     logging.basicConfig(
         filename=options.log,
@@ -85,7 +84,8 @@ async def _serve(options: argparse.Namespace) -> int:
     gateway = assemble(cloud)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    stays = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # started with nohup
+    for number in (signal.SIGINT, signal.SIGTERM, *(() if stays else (signal.SIGHUP,))):
         loop.add_signal_handler(number, stop.set)
     if options.parent_pid:
         threading.Thread(target=_watch, args=(options.parent_pid, loop, stop), daemon=True).start()
@@ -122,22 +122,29 @@ async def _ready(port: int, server: asyncio.Task) -> None:
 
 
 def _watch(pid: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    while True:
-        try:
+    ours = os.getppid() == pid  # then ask so: a killed parent keeps its pid until it is collected
+    with contextlib.suppress(OSError):
+        while not ours or os.getppid() == pid:
             os.kill(pid, 0)
-        except OSError:
-            loop.call_soon_threadsafe(stop.set)
-            time.sleep(15)  # a loop that is stuck cannot stop itself
-            os._exit(1)
-        time.sleep(0.5)
+            time.sleep(0.5)
+    loop.call_soon_threadsafe(stop.set)
 
 
-def _taken(port: int) -> bool:
-    import socket
-
-    with socket.socket() as probe:
+def _problem(port: int) -> str:
+    """Why the cloud cannot listen on a port, "" when it can."""
+    if not 0 < port < 65536:
+        return "is none: ports are 1 to 65535"
+    with socket.socket() as probe:  # where others listen on all addresses, bind alone would succeed
         probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            return "is in use on this machine"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return f"cannot be used ({error.strerror})"
+    return ""
 
 
 if __name__ == "__main__":

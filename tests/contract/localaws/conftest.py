@@ -223,39 +223,58 @@ def packed(files: dict[str, str]) -> bytes:
     return out.getvalue()
 
 
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(folder: Path, *through: str, parent: int | None = None) -> tuple[subprocess.Popen, LocalCloud]:
+    """Start a cloud as a person does and wait until it is ready; its files lie in the folder.
+
+    ``through`` is a command that is given the cloud's command line to run.
+    """
+    python, port = os.environ.get("LOCALAWS_PYTHON") or str(ROOT / ".venv-localaws/bin/python"), free_port()
+    command = [*through, python, "-m", "localaws", "--port", str(port), "--cache", str(ROOT / ".cache")]
+    command += ["--log", str(folder / "cloud.log"), *(["--parent-pid", str(parent)] if parent else [])]
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "PYTHON"))}
+    env |= {"PYTHONPATH": str(ROOT / "scripts"), "LOCALAWS_HOME": str(folder)}
+    with (folder / "stderr").open("w") as errors:
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
+    assert process.stdout is not None
+    if not any(line.startswith("# ready") for line in iter(process.stdout.readline, "")):
+        pytest.fail(f"the local cloud did not start: {(folder / 'stderr').read_text()}")
+    return process, LocalCloud(port, folder / "cloud.log")
+
+
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     """The running cloud."""
-    python = os.environ.get("LOCALAWS_PYTHON") or str(ROOT / ".venv-localaws/bin/python")
-    folder = tmp_path_factory.mktemp("cloud")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [python, "-m", "localaws", "--port", str(port), "--parent-pid", str(os.getpid())]
-    command += ["--cache", str(ROOT / ".cache"), "--log", str(folder / "cloud.log")]
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "PYTHON"))}
-    errors = (folder / "stderr").open("w+")
-    process = subprocess.Popen(
-        command,
-        env=env | {"PYTHONPATH": str(ROOT / "scripts")},
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("# ready"):
-            break
-    else:
-        pytest.fail(f"the local cloud did not start: {(folder / 'stderr').read_text()}")
-    made = LocalCloud(port, folder / "cloud.log")
+    process, made = start(tmp_path_factory.mktemp("cloud"), parent=os.getpid())
     yield made
     process.terminate()
     process.wait(20)
     process.stdout.close()
-    errors.close()
     if os.environ.get("LOCALAWS_SHOW_LOG"):
         print(made.log.read_text(), file=sys.stderr)
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen, LocalCloud]]]:
+    """Start a cloud of the test's own; it is killed at the end."""
+    processes: list[subprocess.Popen] = []
+
+    def run(*through: str, parent: int | None = None) -> tuple[subprocess.Popen, LocalCloud]:
+        process, made = start(tmp_path, *through, parent=parent)
+        processes.append(process)
+        return process, made
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.wait(10)
+        process.stdout.close()
 
 
 @pytest.fixture(scope="module")
