@@ -15,9 +15,10 @@ import json
 import sys
 from typing import Any
 
-import account
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
+
+import account
 
 
 class NothingToDecideError(LookupError):
@@ -57,7 +58,9 @@ def decide(sagemaker: Any, package_arn: str, status: str, reason: str = "") -> N
 
 
 def waiting_approval(codepipeline: Any, pipeline: str) -> dict[str, str] | None:
-    """The manual approval that waits in a pipeline, as put_approval_result wants it named; None when none does."""
+    """The manual approval that waits in a pipeline, as put_approval_result wants it named; None when none
+    does.
+    """
     for stage in codepipeline.get_pipeline_state(name=pipeline)["stageStates"]:
         for action in stage.get("actionStates", []):
             latest = action.get("latestExecution", {})

@@ -14,9 +14,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import account
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
+
+import account
 
 
 def create_project(

@@ -14,10 +14,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import account
 import boto3
-import create_project
 from botocore.exceptions import BotoCoreError, ClientError
+
+import account
+import create_project
 
 
 def provision_user(session: boto3.Session, project_id: str, user: str) -> str:

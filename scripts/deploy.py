@@ -15,18 +15,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import account
 import boto3
-import release
 from botocore.exceptions import BotoCoreError, ClientError
 
+import account
 import publish
+import release
 
 CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"]
 
 
 def start(cloudformation: Any, stack: str, template_url: str, parameters: dict[str, str]) -> str:
-    """Create the stack, or update it keeping the parameters that are not given; returns create, update or none."""
+    """Create the stack, or update it keeping the parameters that are not given; returns create, update or
+    none.
+    """
     status = account.stack_status(cloudformation, stack)
     given = [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
     if status == "DELETE_COMPLETE":
