@@ -45,6 +45,7 @@ class Cloud:
         self.calls: deque[dict[str, Any]] = deque(maxlen=100_000)
         self.outbox: list[dict[str, Any]] = []
         self.undelivered: list[str] = []
+        self.faults: list[str] = []
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
         self._stopping = threading.Event()
@@ -192,15 +193,16 @@ class Cloud:
         return self._stopping.is_set()
 
     def spawn(self, function: Callable[..., Any], *arguments: Any, name: str = "work") -> threading.Thread:
-        """Run something in the background, keeping the request's account and region; a fault is logged."""
+        """Run something in the background in the request's account and region; a fault is logged and told."""
         context = contextvars.copy_context()
 
         def run() -> None:
             try:
                 context.run(function, *arguments)
-            except Exception:
+            except Exception as error:
                 if not self.stopping:
                     self.log.exception("background %s failed", name)
+                    self.faults.append(f"{name}: {type(error).__name__}: {error}")
 
         thread = threading.Thread(target=run, name=f"localaws-{name}", daemon=True)
         thread.start()

@@ -160,6 +160,7 @@ def control(
             {
                 "status": "ready",
                 "undelivered": cloud.undelivered,
+                "faults": cloud.faults,
                 "account": cloud.account,
                 "region": cloud.region,
             }

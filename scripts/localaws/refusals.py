@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -82,6 +83,41 @@ def _function(cloud: Cloud, props: dict[str, Any]) -> None:
             "The role defined for the function cannot be assumed by Lambda. "
             f"(Error Code: InvalidParameterValueException) {error.message}"
         ) from error
+
+
+def policy_allows(document: Any, principal: str, action: str, context: dict[str, str]) -> bool:
+    """Whether a resource's policy lets a service call an action, as AWS decides it.
+
+    ``context`` holds what the service tells of the call (``aws:sourcearn`` …, in lower case). A condition on
+    anything else is not met.
+    """
+    policy = json.loads(document) if isinstance(document, str) else document or {}
+    allowed = False
+    for statement in _list(policy.get("Statement")):
+        named = statement.get("Principal")
+        services = _list(named.get("Service")) if isinstance(named, dict) else []
+        everybody = named == "*" or isinstance(named, dict) and "*" in _list(named.get("AWS"))
+        actions = [a.lower() for a in _list(statement.get("Action"))]
+        fits = (everybody or principal in services) and any(fnmatchcase(action.lower(), a) for a in actions)
+        if fits and _met(statement.get("Condition") or {}, context):
+            if statement.get("Effect") == "Deny":
+                return False
+            allowed = True
+    return allowed
+
+
+def _met(conditions: dict[str, dict[str, Any]], context: dict[str, str]) -> bool:
+    for operator, wanted in conditions.items():
+        matches = fnmatchcase if operator in ("ArnLike", "ArnEquals", "StringLike") else str.__eq__
+        for key, values in wanted.items():
+            value = context.get(key.lower())
+            if value is None or not any(matches(value, str(v)) for v in _list(values)):
+                return False
+    return True
+
+
+def _list(value: Any) -> list:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def target_error(target: dict[str, Any]) -> str | None:

@@ -49,6 +49,7 @@ def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.T
     cloudformation.allow_service_tags()
     network.read_prefix_lists()
     alarms.alarms_mind_dimensions()
+    alarms.tell_of_lost_actions(cloud)
     mail.keep_mail(cloud)
     storage.images_are_told()
     cloudformation.refuse_unknown_parameters()

@@ -21,6 +21,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.eventbridge:_invoke_target",
         "ministack.services.eventbridge:_pattern_event_view",
         "ministack.services.eventbridge:_apply_input_transformer",
+        "ministack.services.sns:_topic_by_arn_any_scope",
     ),
     "put_targets": ("ministack.services.eventbridge:_validate_target_arn",),
     "scheduler_targets": (
@@ -75,6 +76,8 @@ def register_targets(cloud: Cloud, targets: dict[str, Target]) -> None:
             return _universal(cloud, target, event, rule)
         if service in targets:
             return cloud.spawn(ours, target, event, rule, view, name=f"target-{service}")
+        if reason := _forbidden(cloud, service, target, rule):
+            return undelivered(cloud, target["Arn"], f"rule {rule.get('Name')}: {reason}")
         token = _delivering.set(target.get("Arn", ""))
         try:
             return deliver(target, event, rule, view)
@@ -100,6 +103,31 @@ class _Undelivered(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if arn := _delivering.get():
             undelivered(self.cloud, arn, record.getMessage())
+
+
+def _forbidden(cloud: Cloud, service: str, target: dict, rule: dict) -> str:
+    """Why a rule may not reach a function or topic; "" when it may.
+
+    These are called without a role, so their own policies decide; the emulator delivers in any case.
+    Schedules are not asked: they have a role.
+    """
+    from ministack.services import lambda_svc, sns
+
+    arn, source = target.get("Arn", ""), rule.get("Arn", "")
+    context = {"aws:sourcearn": source, "aws:sourceaccount": cloud.account}
+    if ":scheduler:" in source:
+        return ""
+    if service == "lambda" and (found := lambda_svc.function_policy_for_arn(arn)):
+        policy, action = found[0], "lambda:InvokeFunction"
+    elif service == "sns" and (topic := sns._topic_by_arn_any_scope(arn)):
+        attributes = topic.get("attributes") or {}
+        policy, action = attributes.get("Policy"), "sns:Publish"
+        context = {} if attributes.get("KmsMasterKeyId") else context  # not sent to an encrypted topic
+    else:
+        return ""
+    if refusals.policy_allows(policy, "events.amazonaws.com", action, context):
+        return ""
+    return f"no resource-based policy allows events.amazonaws.com the {action} action"
 
 
 def _service(target: dict) -> str:

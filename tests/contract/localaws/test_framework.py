@@ -220,6 +220,72 @@ def test_an_event_that_nobody_gets_is_told(cloud, resource):
     cloud.wait(lambda: any(arn in line for line in cloud.control("health")["undelivered"]), 10, arn)
 
 
+def test_an_event_needs_the_topics_permission(cloud):
+    events, sns, source, rule = (
+        cloud.client("events"),
+        cloud.client("sns"),
+        cloud.name("s"),
+        cloud.name("rule"),
+    )
+    topic = sns.create_topic(Name=cloud.name("topic"))["TopicArn"]
+    cloud.subscribe(topic, address := f"{rule}@example.com")
+    rule_arn = events.put_rule(Name=rule, EventPattern=json.dumps({"source": [source]}))["RuleArn"]
+    events.put_targets(Rule=rule, Targets=[{"Id": "t", "Arn": topic}])
+
+    def mails() -> int:
+        events.put_events(Entries=[{"Source": source, "DetailType": "x", "Detail": "{}"}])
+        return len([m for m in cloud.control("outbox") if m["to"] == address]) - 1
+
+    def let(arn: str) -> None:
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"Service": "events.amazonaws.com"},
+            "Action": "sns:Publish",
+            "Resource": topic,
+            "Condition": {"ArnEquals": {"aws:SourceArn": arn}},
+        }
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        sns.set_topic_attributes(TopicArn=topic, AttributeName="Policy", AttributeValue=policy)
+
+    assert mails() == 0
+    told = [u for u in cloud.control("health")["undelivered"] if topic in u]
+    assert "no resource-based policy allows events.amazonaws.com the sns:Publish action" in told[-1]
+    let(f"{rule_arn}-another")
+    assert mails() == 0
+    let(rule_arn)
+    cloud.wait(mails, 10, "the mail")
+    sns.set_topic_attributes(TopicArn=topic, AttributeName="KmsMasterKeyId", AttributeValue="alias/aws/sns")
+    before = len([m for m in cloud.control("outbox") if m["to"] == address]) - 1
+    assert mails() == before  # EventBridge does not say which rule it is when a topic is encrypted
+
+
+def test_an_event_needs_the_functions_permission(cloud, pack):
+    events, functions, name = cloud.client("events"), cloud.client("lambda"), cloud.name("function")
+    bucket = cloud.bucket()
+    code = "import boto3\ndef handler(event, context): boto3.client('s3').put_object("
+    code += f"Bucket='{bucket}', Key='called')\n"
+    arn = functions.create_function(
+        FunctionName=name, Role=cloud.role("lambda"), Runtime="python3.12", Handler="index.handler",
+        Code={"ZipFile": pack({"index.py": code})},
+    )["FunctionArn"]  # fmt: skip
+    rule = events.put_rule(Name=name, EventPattern=json.dumps({"source": [name]}))["RuleArn"]
+    events.put_targets(Rule=name, Targets=[{"Id": "t", "Arn": arn}])
+
+    def called() -> bool:
+        return "Contents" in cloud.client("s3").list_objects_v2(Bucket=bucket)
+
+    events.put_events(Entries=[{"Source": name, "DetailType": "x", "Detail": "{}"}])
+    told = [u for u in cloud.control("health")["undelivered"] if arn in u]
+    assert "lambda:InvokeFunction" in told[0]
+    functions.add_permission(
+        FunctionName=name, StatementId="events", Action="lambda:InvokeFunction",
+        Principal="events.amazonaws.com", SourceArn=rule,
+    )  # fmt: skip
+    assert not called()
+    events.put_events(Entries=[{"Source": name, "DetailType": "x", "Detail": "{}"}])
+    cloud.wait(called, 20, "the function's call")
+
+
 def test_a_schedule_that_cannot_call_is_told(cloud):
     scheduler, name = cloud.client("scheduler"), cloud.name("schedule")
     request = {"Name": f"/{name}", "Type": "String", "Value": "x"}

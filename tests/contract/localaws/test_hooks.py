@@ -251,6 +251,28 @@ def test_hook_alarm_dimensions(cloud):
     cloud.wait(lambda: state() == "ALARM")
 
 
+def test_hook_alarm_actions(cloud):
+    watch, sns, name = cloud.client("cloudwatch"), cloud.client("sns"), cloud.name("alarm")
+    topics = [sns.create_topic(Name=f"{name}-{which}")["TopicArn"] for which in ("open", "closed")]
+    for topic in topics:
+        cloud.subscribe(topic, f"{name}@example.com")
+    statement = {"Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"}, "Action": "sns:Publish"}
+    policy = {"Version": "2012-10-17", "Statement": [statement | {"Resource": topics[1]}]}
+    sns.set_topic_attributes(TopicArn=topics[1], AttributeName="Policy", AttributeValue=json.dumps(policy))
+    function = f"arn:aws:lambda:{cloud.region}:{cloud.account}:function:{name}"
+    watch.put_metric_alarm(
+        AlarmName=name, Namespace="Test", MetricName=name, Statistic="Maximum", Period=60,
+        EvaluationPeriods=1, Threshold=1, ComparisonOperator="GreaterThanThreshold",
+        AlarmActions=[*topics, function],
+    )  # fmt: skip
+    watch.set_alarm_state(AlarmName=name, StateValue="ALARM", StateReason="a test")
+    mails = [m for m in cloud.control("outbox") if m["to"] == f"{name}@example.com" and name in m["body"]]
+    assert [m["topic"] for m in mails if "ALARM" in m["subject"]] == topics[:1]
+    told = [u for u in cloud.control("health")["undelivered"] if name in u]
+    assert any(topics[1] in u and "cloudwatch.amazonaws.com" in u for u in told)
+    assert any(function in u for u in told)
+
+
 def test_hook_mail(cloud):
     sns = cloud.client("sns")
     topic = sns.create_topic(Name=cloud.name("topic"))["TopicArn"]
