@@ -74,6 +74,9 @@ class LocalCloud:
         """Start it in a fresh home and come back when it answers."""
         if not PYTHON.exists():
             raise CloudError(f"{PYTHON.parent.parent.name} is missing: run `make setup`")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.port)) == 0:  # or its answers would be taken for ours
+                raise CloudError(f"port {self.port} is in use on this machine: choose another")
         home = self.folder / "cloud"
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)

@@ -323,11 +323,11 @@ def summary(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def available() -> dict[str, str]:
-    """Scenario name -> the first line of its description."""
+    """Scenario name -> the first sentence or two of its description."""
     found = {}
     for module in pkgutil.iter_modules(scenarios.__path__):
         text = (importlib.import_module(f"{scenarios.__name__}.{module.name}").__doc__ or "").strip()
-        found[module.name.replace("_", "-")] = text.splitlines()[0] if text else ""
+        found[module.name.replace("_", "-")] = " ".join(text.split("\n\n")[0].split())
     return found
 
 

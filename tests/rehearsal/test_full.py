@@ -1,0 +1,76 @@
+"""The rehearsal itself, through the command that people type: every use case, on a cloud of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What `make rehearse JSON=1` prints."""
+    folder = tmp_path_factory.mktemp("rehearsal")
+    # a make inside make would take its flags along
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "AWS_"))
+    }
+    command = ["make", "--no-print-directory", "rehearse", "JSON=1", f"ARGS=--folder {folder}"]
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, timeout=900)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert found, "make rehearse printed nothing"
+    # the failure says more than an exit code
+    assert found[-1]["passed"] is True, json.dumps(found[-1].get("failure"), indent=2)
+    assert done.returncode == 0
+    return found
+
+
+@pytest.fixture(scope="module")
+def result(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last line."""
+    return lines[-1]
+
+
+def test_all_seven_use_cases_and_the_teardown_passed(result: dict[str, Any]) -> None:
+    assert list(result["use_cases"]) == [*"ABCDEFG", "–"]
+    assert all(case["passed"] for case in result["use_cases"].values())
+
+
+def test_every_line_is_an_event_with_its_place(lines: list[dict[str, Any]]) -> None:
+    assert {line["event"] for line in lines} == {"use_case", "step", "result"}
+    assert all("case" in line for line in lines[:-1])
+    assert max(line.get("resources", 0) for line in lines) > 150
+
+
+def test_the_model_is_as_good_as_its_configuration_demands(result: dict[str, Any]) -> None:
+    parts = ROOT.glob("seedcode-repo/**/mlops.part.yml")
+    threshold = next(
+        found["evaluation"]["threshold"]
+        for found in map(yaml.safe_load, map(Path.read_text, parts))
+        if "evaluation" in found
+    )
+    assert result["facts"]["model"]["metrics"]["auc"] >= threshold
+
+
+def test_drifted_traffic_is_told_from_clean_traffic(result: dict[str, Any]) -> None:
+    violations = result["facts"]["violations"]
+    assert violations["clean"] == 0
+    assert violations["drifted"] >= 3
+    assert result["facts"]["mail"].startswith("ALARM:")
+
+
+def test_the_report_is_one_file_that_loads_nothing(result: dict[str, Any]) -> None:
+    page = Path(result["report"]).read_text()
+    assert not re.search(r"<(script|link|img|iframe)\b|@import|url\(|src=", page)
+    for title in ("Timeline", "Model", "Drift", "Resources by stack", "Left after the teardown"):
+        assert f"<h2>{title}</h2>" in page
+    for item in yaml.safe_load((ROOT / "docs/limits.yml").read_text()):
+        assert item["area"] in page
