@@ -44,6 +44,12 @@ class Fleet:
     counts: dict[str, int] = field(default_factory=dict)
     share: float = 1.0
 
+    def retire(self) -> None:
+        """End all servers once they have answered what is under way (the traffic has moved away)."""
+        for server in self.servers.values():
+            server.drain()
+        self.stop()
+
     def stop(self) -> None:
         """End all servers."""
         for server in self.servers.values():
@@ -381,14 +387,14 @@ class EndpointsMixin(JobBase):
             self.fleets[arn] = [blue]
             if green:
                 self._endpoint_status(record, "RollingBack")
-                green.stop()
+                green.retire()
             self._endpoint_status(record, "InService", FailureReason=self._endpoint_reason(error))
             return
         self.fleets[arn] = [green]
         self._show_fleet(record, green)
         record["_deployment"] = deployment
         self._endpoint_status(record, "InService", LastDeploymentConfig=deployment)
-        blue.stop()
+        blue.retire()
 
     def _shift_traffic(self, blue: Fleet, green: Fleet, deployment: Record) -> None:
         """Move the traffic in steps, watching the alarms after each. Raises RolledBack."""

@@ -44,6 +44,8 @@ class Server:
         self.image: images.Image | None = None
         self.port = 0
         self._popen: Any = None
+        self._answering = 0
+        self._counting = threading.Lock()
         self._stopping = threading.Event()
         self._follower: threading.Thread | None = None
 
@@ -59,6 +61,14 @@ class Server:
         self._fetch_model()
         self._launch()
         self._wait_healthy(timeout or PING_TIMEOUT)
+
+    def drain(self, timeout: float = INVOCATION_TIMEOUT) -> None:
+        """Wait until no request is under way: what was routed here before is still answered."""
+        deadline = time.monotonic() + timeout
+        idle = 0
+        while idle < 3 and time.monotonic() < deadline and self.alive:
+            time.sleep(0.05)
+            idle = 0 if self._answering else idle + 1
 
     def stop(self) -> None:
         """End the container, what it started, and its folder."""
@@ -154,7 +164,13 @@ class Server:
         self, body: bytes, headers: dict[str, str], timeout: float = INVOCATION_TIMEOUT
     ) -> tuple[int, dict[str, str], bytes]:
         """POST /invocations: status, headers (lower case), body. Raises NoAnswer."""
-        return self._request("POST", "/invocations", body, headers, timeout)
+        with self._counting:
+            self._answering += 1
+        try:
+            return self._request("POST", "/invocations", body, headers, timeout)
+        finally:
+            with self._counting:
+                self._answering -= 1
 
     def _request(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str], timeout: float
