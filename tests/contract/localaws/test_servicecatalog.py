@@ -420,7 +420,7 @@ def test_a_deprecated_version_serves_only_what_was_made_from_it(catalog: Catalog
     catalog.api.update_provisioning_artifact(
         ProductId=catalog.product, ProvisioningArtifactId=catalog.version, Guidance="DEPRECATED"
     )
-    assert catalog.update("before", Days="14")["Status"] == "SUCCEEDED"
+    assert catalog.update("before", Name="demo", Days="14")["Status"] == "SUCCEEDED"
     with pytest.raises(ClientError, match="deprecated"):
         catalog.launch("after", Name="demo")
 
