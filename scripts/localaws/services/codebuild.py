@@ -464,12 +464,13 @@ def _event_phase(phase: dict[str, Any]) -> dict[str, Any]:
 
 
 def _start(cloud: Cloud) -> Callable[[dict[str, Any], str], None]:
-    """EventBridge target: start a build; the target's Input may hold StartBuild's parameters."""
+    """EventBridge target: start a build; an input that the target makes may hold StartBuild's parameters."""
 
     def run(target: dict[str, Any], payload: str) -> None:
         import json
 
-        given = json.loads(target.get("Input") or "{}")
+        made = {"Input", "InputPath", "InputTransformer"} & set(target)
+        given = json.loads(payload) if made else {}
         known = set(cloud.services["codebuild"].model.operation_model("StartBuild").input_shape.members)
         name = target["Arn"].rpartition("/")[2]
         try:
