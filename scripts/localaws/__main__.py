@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -76,7 +77,9 @@ async def _serve(options: argparse.Namespace) -> int:
     from localaws.cloud import Cloud, default_home
 
     home = options.home or default_home()
-    home.mkdir(parents=True, exist_ok=True)
+    scratch = home.resolve() / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(scratch)  # what emulators unpack goes with the run
     options.cache.mkdir(parents=True, exist_ok=True)
     cloud = Cloud(
         options.port, home.resolve(), options.cache.resolve(), ACCOUNT, options.region, options.time_scale
