@@ -771,12 +771,23 @@ def monitor(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
             name = r.wait("the drift alarm", lambda: drift_alarm(r, made), timeout=60)
             mail = r.wait("the alarm's mail", lambda: alarm_mail(r, name), timeout=60)
             step.say(f"to {mail['to']}: {mail['subject']}")
+        with r.step("no event was lost and nothing failed unseen") as step:
+            step.say(nothing_lost(r))
         baseline = (
             json.loads(read_s3(r.session().client("s3"), version["baseline"]))
             if version.get("baseline")
             else {}
         )
         r.facts["drift"] = {"clean": clean, "drifted": found, "baseline": baseline, "mail": mail}
+
+
+def nothing_lost(r: Rehearsal) -> str:
+    """Events that reached no target and background work that failed would show nowhere else."""
+    health = r.cloud.control("health")
+    lost = [f"undelivered: {one}" for one in health["undelivered"]]
+    lost += [f"fault: {one}" for one in health["faults"]]
+    r.check(not lost, f"{len(lost)} events or background tasks were lost", lost, str(r.cloud.log))
+    return "none undelivered, no fault"
 
 
 def drift_alarm(r: Rehearsal, made: Project) -> str | None:
