@@ -22,8 +22,6 @@ PYTHON = os.environ.get("LOCALAWS_PYTHON") or str(ROOT / ".venv-localaws/bin/pyt
 #: a parent of the cloud that does nothing but live
 PARENT = "import os, subprocess, sys; subprocess.call([*sys.argv[1:], '--parent-pid', str(os.getpid())])"
 
-pytestmark = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="looks into /proc")
-
 
 def running(*marks: str) -> list[int]:
     """Processes whose command line holds one of the marks."""
