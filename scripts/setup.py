@@ -1,8 +1,8 @@
 """Makes the environments that everything else runs in; every make target calls it first, and it does
 nothing when nothing changed.
 
-`.venv` (templates, scripts, tests), `.venv-localaws` (the local cloud) and the wheel store `.cache/wheels`
-(what builds inside the local cloud install from) are made from the lock files in requirements/. A stamp in
+`.venv` (templates, scripts, tests), `.venv-localaws` (the local cloud), `.venv-check` (the scanners; `make check`
+asks for it) and the wheel store `.cache/wheels` (what builds inside the local cloud install from) are made from the lock files in requirements/. A stamp in
 each holds the hash of its lock, so a second run costs milliseconds and needs no network. Only the standard
 library may be imported here: this runs before anything is installed.
 """
@@ -36,7 +36,13 @@ CACHE = ROOT / ".cache"
 BOOTSTRAP = CACHE / "bootstrap"
 WHEELS = CACHE / "wheels"
 # directories of requirements/ locks, by what make asks for
-ENVIRONMENTS = {"dev": ROOT / ".venv", "localaws": ROOT / ".venv-localaws"}
+ENVIRONMENTS = {
+    "dev": ROOT / ".venv",
+    "localaws": ROOT / ".venv-localaws",
+    "check": ROOT / ".venv-check",
+}
+# packages that are read and never imported: what they say they depend on is left out
+WITHOUT_DEPENDENCIES = {"check": "check-rules"}
 # what is installed inside the local cloud: the lock of each is requirements/wheels-<name>.txt
 WHEEL_LOCKS = ("cicd", "project", "image-sklearn")
 
@@ -153,12 +159,14 @@ def make_bootstrap() -> None:
 
 def make_environment(name: str) -> None:
     """One virtual environment, exactly as its lock says."""
-    folder, lock = ENVIRONMENTS[name], ROOT / f"requirements/{name}.txt"
-    wanted = digest(lock)
+    folder = ENVIRONMENTS[name]
+    names = [name, *([WITHOUT_DEPENDENCIES[name]] if name in WITHOUT_DEPENDENCIES else [])]
+    locks = [ROOT / f"requirements/{lock}.txt" for lock in names]
+    wanted = digest(*locks)
     if is_fresh(folder, wanted):
         return
     make_bootstrap()
-    say(f"{folder.name} from {lock.relative_to(ROOT)}")
+    say(f"{folder.name} from {' and '.join(lock.relative_to(ROOT).as_posix() for lock in locks)}")
     settings = pip_configuration()
     env = uv_environment(settings)
     uv = str(BOOTSTRAP / "bin/uv")
@@ -168,7 +176,7 @@ def make_environment(name: str) -> None:
     options = uv_options(settings)
     # compiled once here: every test, build and notebook starts in processes of its own
     sync = [uv, "pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes", "--python", python]
-    run([*sync, *options, str(lock)], env)
+    run([*sync, *options, *map(str, locks)], env)
     (folder / ".stamp").write_text(wanted)
 
 
@@ -212,7 +220,7 @@ def project_requirements(folder: Path) -> list[str]:
     return written
 
 
-def resolve(lock: str, inputs: list[str], settings: dict[str, str]) -> None:
+def resolve(lock: str, inputs: list[str], settings: dict[str, str], extra: tuple[str, ...] = ()) -> None:
     """One lock file from its inputs, for every Python from 3.11 on, with hashes."""
     say(f"resolving requirements/{lock}.txt")
     command = [
@@ -228,7 +236,7 @@ def resolve(lock: str, inputs: list[str], settings: dict[str, str]) -> None:
     # only the main index: a wheel that some machine built itself has a hash that no other machine can check
     only_index = {key: value for key, value in settings.items() if key == "index-url"}
     command += [*uv_options(only_index), "--custom-compile-command", "make lock"]
-    command += ["--output-file", f"requirements/{lock}.txt", *inputs]
+    command += ["--output-file", f"requirements/{lock}.txt", *extra, *inputs]
     done = subprocess.run(command, cwd=ROOT, env=uv_environment(settings), capture_output=True, text=True)
     if done.returncode:
         raise SetupError(f"requirements/{lock}.txt cannot be resolved:\n{done.stderr}")
@@ -240,6 +248,8 @@ def write_locks() -> None:
     settings = pip_configuration()
     for name in ENVIRONMENTS:
         resolve(name, [f"requirements/{name}.in"], settings)
+    for name in WITHOUT_DEPENDENCIES.values():
+        resolve(name, [f"requirements/{name}.in"], settings, ("--no-deps",))
     resolve("wheels-cicd", sorted(str(p) for p in ROOT.glob("mlops-cicd/requirements*.txt")), settings)
     resolve("wheels-image-sklearn", ["requirements/image-sklearn.in"], settings)
     with tempfile.TemporaryDirectory() as folder:
@@ -260,6 +270,7 @@ def main(argv: list[str] | None = None) -> int:
     steps: dict[str, Callable[[], None]] = {
         "dev": lambda: make_environment("dev"),
         "localaws": lambda: make_environment("localaws"),
+        "check": lambda: make_environment("check"),
         "wheels": make_wheels,
         "lock": write_locks,
     }

@@ -69,7 +69,7 @@ def test_continuous_integration_runs_what_people_run() -> None:
 
 
 def test_every_lock_is_pinned_with_hashes() -> None:
-    locks = [f"{name}.txt" for name in setup.ENVIRONMENTS] + [
+    locks = [f"{name}.txt" for name in (*setup.ENVIRONMENTS, *setup.WITHOUT_DEPENDENCIES.values())] + [
         f"wheels-{name}.txt" for name in setup.WHEEL_LOCKS
     ]
     for lock in locks:
