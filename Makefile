@@ -18,7 +18,7 @@ rehearse: setup ## Run use cases A to G without an AWS account (SCENARIO=name, L
 	@$(REHEARSE)
 
 test: setup ## What continuous integration runs: lint and all tests
-	@$(MAKE) --no-print-directory lint && $(PY) -m pytest $(ARGS)
+	@$(SETUP) oracle && $(MAKE) --no-print-directory lint && $(PY) -m pytest $(ARGS)
 
 cloud: setup ## Keep the local cloud up for the AWS CLI, boto3 and git (PORT=4566)
 	@exec env $(CLOUD) --port $(PORT) --parent-pid $$PPID
@@ -67,6 +67,6 @@ lock: ## Resolve requirements/*.in and the wheel store's locks anew
 	@$(SETUP) lock
 
 clean: ## Remove build output, environments and caches
-	rm -rf build .venv .venv-localaws .cache .pytest_cache .ruff_cache
+	rm -rf build .venv .venv-localaws .cache .pytest_cache .ruff_cache tests/security/oracle/node_modules
 
 .PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve lint format docs lock clean

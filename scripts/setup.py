@@ -1,9 +1,10 @@
 """Makes the environments that everything else runs in; every make target calls it first, and it does
 nothing when nothing changed.
 
-`.venv` (templates, scripts, tests), `.venv-localaws` (the local cloud), `.venv-check` (the scanners; `make check`
-asks for it) and the wheel store `.cache/wheels` (what builds inside the local cloud install from) are made from the lock files in requirements/. A stamp in
-each holds the hash of its lock, so a second run costs milliseconds and needs no network. Only the standard
+`.venv` (templates, scripts, tests), `.venv-localaws` (the local cloud), `.venv-check` (the scanners; `make
+check` asks for it), the wheel store `.cache/wheels` (what builds inside the local cloud install from) and the
+oracle of tests/security (npm; `make test` asks for it) are made from lock files. A stamp in each holds the
+hash of its lock, so a second run costs milliseconds and needs no network. Only the standard
 library may be imported here: this runs before anything is installed.
 """
 
@@ -35,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
 BOOTSTRAP = CACHE / "bootstrap"
 WHEELS = CACHE / "wheels"
+ORACLE = ROOT / "tests/security/oracle"
 # directories of requirements/ locks, by what make asks for
 ENVIRONMENTS = {
     "dev": ROOT / ".venv",
@@ -205,6 +207,22 @@ def make_wheels() -> None:
     (WHEELS / ".stamp").write_text(wanted)
 
 
+def make_oracle() -> None:
+    """The simulator of IAM that tests compare the local cloud with: a package of npm, for tests only."""
+    wanted = digest(ORACLE / "package.json", ORACLE / "package-lock.json")
+    if is_fresh(ORACLE / "node_modules", wanted):
+        return
+    if not (shutil.which("node") and shutil.which("npm")):
+        raise SetupError(
+            "node and npm were not found: the tests compare decisions about permissions with a simulator "
+            "that runs in them. Install Node.js 20 or newer, then run make again (make rehearse works without it)"
+        )
+    say("the oracle of tests/security (npm)")
+    # nothing of these packages runs at installation
+    run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(ORACLE)])
+    (ORACLE / "node_modules/.stamp").write_text(wanted)
+
+
 def project_requirements(folder: Path) -> list[str]:
     """Every requirements file of every composed project, written where uv can read it."""
     import compose
@@ -272,6 +290,7 @@ def main(argv: list[str] | None = None) -> int:
         "localaws": lambda: make_environment("localaws"),
         "check": lambda: make_environment("check"),
         "wheels": make_wheels,
+        "oracle": make_oracle,
         "lock": write_locks,
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
