@@ -29,6 +29,9 @@ caller_key: contextvars.ContextVar[str] = contextvars.ContextVar("localaws_calle
 class Cloud:
     """One account of AWS on one port of this machine."""
 
+    #: access keys of the account's root: who launches the platform, and whoever did not sign
+    ROOT_KEYS = ("test", "testing")
+
     def __init__(
         self, port: int, home: Path, cache: Path, account: str, region: str, time_scale: float = 0.01
     ) -> None:
@@ -46,6 +49,13 @@ class Cloud:
         self.outbox: list[dict[str, Any]] = []
         self.undelivered: list[str] = []
         self.faults: list[str] = []
+        self.internal_key = (
+            f"AWSINTERNAL{uuid.uuid4().hex[:16].upper()}"  # of work that AWS does inside itself
+        )
+        self.enforce = True  # whether policies decide; the account's root is never asked
+        self.evidence: Any = None  # what IAM was asked (permissions.gate.Evidence)
+        self.networks: dict[str, Any] = {}  # access key → where its holder sits in a VPC
+        self.session_keys: dict[str, dict[str, Any]] = {}  # access key → condition keys of the session
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
         self._stopping = threading.Event()
@@ -83,7 +93,15 @@ class Cloud:
 
     def root_credentials(self) -> dict[str, str]:
         """The account's own credentials, for work that AWS does inside itself."""
-        return {"AccessKeyId": "test", "SecretAccessKey": "test"}
+        return {"AccessKeyId": self.internal_key, "SecretAccessKey": "internal"}
+
+    def client_of_caller(self, service: str) -> Any:
+        """A client under the credentials of who makes the current request, as AWS's services call each other.
+
+        https://docs.aws.amazon.com/IAM/latest/UserGuide/access_forward_access_sessions.html
+        """
+        key = caller_key.get() or self.internal_key
+        return self._make_client(service, {"AccessKeyId": key, "SecretAccessKey": "forwarded"})
 
     def role_credentials(
         self, role: str, principal: str, session: str = "local-cloud", seconds: int = 3600
@@ -162,15 +180,10 @@ class Cloud:
             if events:
                 logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
 
-    def record_call(self, service: str, operation: str, params: dict[str, Any]) -> None:
-        """Remember an API call for /_localaws/calls."""
+    def record_call(self, service: str, operation: str, params: dict[str, Any], by: str) -> None:
+        """Remember an API call from outside for /_localaws/calls; ``by`` is a role's ARN or ``root``."""
         self.calls.append(
-            {
-                "at": clock.now().isoformat(),
-                "service": service,
-                "operation": operation,
-                "by": caller_key.get(),
-            }
+            {"at": clock.now().isoformat(), "service": service, "operation": operation, "by": by}
         )
 
     # -- names, time, background work --------------------------------------------------------------------

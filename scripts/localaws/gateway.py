@@ -13,6 +13,8 @@ from urllib.parse import parse_qs
 
 from localaws import clock, hooks
 from localaws.cloud import Cloud
+from localaws.errors import AwsError
+from localaws.permissions import gate, requests
 from localaws.service import Response, Service
 
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/")
@@ -37,6 +39,7 @@ class Gateway:
         from localaws import moto_bridge
 
         self.cloud = cloud
+        cloud.evidence = gate.Evidence()
         self.raw = {"/_localaws/": control, **raw}
         self.inner = ministack.app.app
         self.handlers = ministack.app.SERVICE_HANDLERS
@@ -55,37 +58,41 @@ class Gateway:
         for prefix, function in self.raw.items():
             if path.startswith(prefix):
                 handler = lambda *request, f=function: f(self.cloud, *request)  # noqa: E731
-        access_key, signed, name = self._service(headers, path)
+        raw_path = scope.get("raw_path", path.encode()).decode().split("?")[0]
+        query = scope.get("query_string", b"").decode()
+        signed_key, signed = requests.signature(headers, query)
+        access_key, _, name = self._service(headers, path)
+        access_key = access_key or signed_key
+        replay = receive
+        if handler is None and signed:
+            refused, replay = await self._checked(scope, receive, headers, raw_path, query, signed)
+            if refused:
+                return await _send(send, refused)
         if handler is None and name:
             handler = self.cloud.services[name].handle
         if handler is None and not self._emulated(signed):
             handler = functools.partial(_not_served, signed)
         if handler is None:
-            return await self.inner(scope, receive, send)
-        body = await _body(receive)
-        request = (
-            scope["method"],
-            scope.get("raw_path", path.encode()).decode().split("?")[0] if name else path,
-            headers,
-            scope.get("query_string", b"").decode(),
-            body,
-        )
-        status, out_headers, content = await _in_thread(
-            hooks.scope_request(self.cloud, access_key), handler, *request
-        )
-        sent = [
-            (k.lower().encode(), str(v).encode())
-            for k, v in out_headers.items()
-            if k.lower() != "content-length"
-        ]
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [*sent, (b"content-length", str(len(content)).encode())],
-            }
-        )
-        await send({"type": "http.response.body", "body": content})
+            return await self.inner(scope, replay, send)
+        body = await _body(replay)
+        request = (scope["method"], raw_path if name else path, headers, query, body)
+        answer = await _in_thread(hooks.scope_request(self.cloud, access_key), handler, *request)
+        await _send(send, answer)
+
+    async def _checked(
+        self, scope: dict, receive: Callable, headers: dict[str, str], path: str, query: str, signed: str
+    ) -> tuple[Response | None, Callable]:
+        """The refusal of a request that its caller may not make (None if it may), and its body to read again."""
+        access_key, _ = requests.signature(headers, query)
+        service = requests.service_of(signed, path)
+        if access_key == self.cloud.internal_key or not service:
+            return None, receive
+        body, again = b"", receive
+        if service != "s3" or scope["method"] == "POST":  # an object may be large, and says nothing here
+            body = await _body(receive)
+            again = _replayed(body)
+        arguments = (self.cloud, access_key, service, scope["method"], path, headers, query, body)
+        return await _in_thread(hooks.scope_request(self.cloud, access_key), _refusal, *arguments), again
 
     def _service(self, headers: dict[str, str], path: str) -> tuple[str, str, str]:
         """The caller's access key, the service it signed for, and our service's name ("" for another)."""
@@ -106,6 +113,47 @@ class Gateway:
             return True
         request = {"authorization": f"AWS4-HMAC-SHA256 Credential=x/20000101/x/{signed}/aws4_request"}
         return router.detect_service("POST", "/", request, {}) in self.handlers
+
+
+def _refusal(
+    cloud: Cloud,
+    access_key: str,
+    service: str,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    query: str,
+    body: bytes,
+) -> Response | None:
+    try:
+        gate.check(cloud, access_key, service, method, path, headers, query, body)
+    except AwsError as error:
+        return gate.denied_answer(service, error, headers, hooks.caller_arn(cloud))
+    except Exception as error:
+        cloud.log.exception("permissions of %s %s", service, headers.get("x-amz-target", path))
+        cloud.faults.append(f"permissions of {service}: {type(error).__name__}: {error}")
+        return gate.denied_answer(service, AwsError("InternalFailure", str(error), 500), headers, "")
+    return None
+
+
+def _replayed(body: bytes) -> Callable[[], Awaitable[dict]]:
+    """A body that was read, to be read once more."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    return receive
+
+
+async def _send(send: Callable[[dict], Awaitable[None]], answer: Response) -> None:
+    status, headers, content = answer
+    sent = [
+        (k.lower().encode(), str(v).encode()) for k, v in headers.items() if k.lower() != "content-length"
+    ]
+    sent.append((b"content-length", str(len(content)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": sent})
+    await send({"type": "http.response.body", "body": content})
 
 
 def _not_served(service: str, method: str, path: str, *_: Any) -> Response:
@@ -151,7 +199,7 @@ def control(
 ) -> Response:
     """The cloud's own switches, for the rehearsal and for a person with curl.
 
-    They are health, clock, outbox, settings and calls.
+    They are health, clock, outbox, settings, calls, and what IAM was asked and denied: questions, denials.
     """
     what = path.removeprefix("/_localaws/").strip("/")
     sent = json.loads(body) if body else {}
@@ -177,14 +225,29 @@ def control(
     if what == "settings":
         if method == "POST":
             try:
-                cloud.time_scale = float(sent["time_scale"])
-            except (KeyError, TypeError, ValueError) as error:
-                return _json({"error": f'settings takes {{"time_scale": n}}: {error}'}, 400)
-        return _json({"time_scale": cloud.time_scale})
+                unknown = set(sent) - {"time_scale", "enforce"}
+                if unknown or not isinstance(sent.get("enforce", True), bool):
+                    raise ValueError(f"{sent} is not understood")
+                cloud.time_scale = float(sent.get("time_scale", cloud.time_scale))
+                cloud.enforce = sent.get("enforce", cloud.enforce)
+            except (TypeError, ValueError) as error:
+                return _json(
+                    {"error": f'settings takes {{"time_scale": n, "enforce": true|false}}: {error}'}, 400
+                )
+        return _json({"time_scale": cloud.time_scale, "enforce": cloud.enforce})
+    if what == "denials":
+        return _json(cloud.evidence.denials)
+    if what == "questions":
+        return _json(list(cloud.evidence.questions.values()))
     if what == "calls":
         wanted = parse_qs(query).get("service")
         return _json([c for c in cloud.calls if not wanted or c["service"] in wanted])
-    return _json({"error": f"{what!r} is unknown; there are health, clock, outbox, settings, calls"}, 404)
+    return _json(
+        {
+            "error": f"{what!r} is unknown; there are health, clock, outbox, settings, calls, denials, questions"
+        },
+        404,
+    )
 
 
 def _json(value: Any, status: int = 200) -> Response:

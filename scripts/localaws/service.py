@@ -65,7 +65,6 @@ class Service:
                     f"{self.name}:{operation.name} is not implemented in the local cloud",
                     501,
                 )
-            self.cloud.record_call(self.name, operation.name, params)
             answer = function(params)
             return self._serialize(operation, answer or {}, request_id)
         except AwsError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from localaws.hooks import alarms, clocks, cloudformation, events, identity, mail, nested, network, storage
+from localaws.hooks import alarms, clocks, cloudformation, events, identity, mail, nested, network, policies, storage
 from localaws.hooks.cloudformation import service_documents, service_tags
 from localaws.hooks.events import put_service_event
 from localaws.hooks.identity import caller_arn, scope_request
@@ -27,7 +27,7 @@ __all__ = [
     "service_documents",
     "service_tags",
 ]
-_MODULES = (alarms, clocks, cloudformation, events, identity, mail, nested, network, storage)
+_MODULES = (alarms, clocks, cloudformation, events, identity, mail, nested, network, policies, storage)
 #: hook → the emulator's private names it uses ("module:attribute"), of all modules
 HOOKS: dict[str, tuple[str, ...]] = {hook: names for m in _MODULES for hook, names in m.HOOKS.items()}
 

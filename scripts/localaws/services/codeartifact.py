@@ -273,6 +273,10 @@ class CodeArtifact(Service):
     def list_tags_for_resource(self, p: dict) -> dict:
         return {"tags": [{"key": k, "value": v} for k, v in self.tags.get(p["resourceArn"], {}).items()]}
 
+    def resource_tags(self, arn: str) -> dict[str, str]:
+        """The tags of a domain or repository by its ARN, for conditions of policies."""
+        return self.tags.get(arn, {})
+
     # -- inside ---------------------------------------------------------------------------------------------
     def serves(self, repository: dict[str, Any]) -> bool:
         """Whether the repository, or one of its upstreams, is connected to public:pypi."""

@@ -358,6 +358,15 @@ class CodeCommit(Service):
     def list_tags_for_resource(self, params: dict[str, Any]) -> dict[str, Any]:
         return {"tags": self._by_arn(params["resourceArn"]).tags}
 
+    def resource_tags(self, arn: str) -> dict[str, str]:
+        """The tags of a repository by its ARN, for conditions of policies."""
+        return next((r.tags for r in self.repositories.values() if r.arn == arn), {})
+
+    def target_of(self, pull_request: str) -> dict[str, Any] | None:
+        """Repository and branches of a pull request; None for one that is not there."""
+        found = self.pull_requests.get(pull_request)
+        return found["pullRequestTargets"][0] if found else None
+
     # -- branches ---------------------------------------------------------------------------------------
     def _branch(self, repository: Repository, name: str) -> str:
         commit = repository.branches().get(name)

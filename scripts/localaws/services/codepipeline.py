@@ -141,6 +141,11 @@ class CodePipeline(Service):
     def list_tags_for_resource(self, params: dict[str, Any]) -> dict[str, Any]:
         return {"tags": _tags(self._by_arn(params["resourceArn"]))}
 
+    def resource_tags(self, arn: str) -> dict[str, str]:
+        """The tags of a pipeline by its ARN, for conditions of policies."""
+        found = self.pipelines.get(arn.rpartition(":")[2])
+        return found.tags if found else {}
+
     def _by_arn(self, arn: str) -> Pipeline:
         name = arn.rpartition(":")[2]
         if name not in self.pipelines:

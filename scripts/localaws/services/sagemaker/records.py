@@ -67,6 +67,10 @@ class Base(Service):
                 )
             have.update(merged)
 
+    def resource_tags(self, arn: str) -> dict[str, str]:
+        """The tags of anything by its ARN, for conditions of policies."""
+        return self.tags.get(arn, {})
+
     def tags_of(self, arn: str) -> list[dict[str, str]]:
         """The tags of an ARN as the API lists them."""
         return [{"Key": k, "Value": v} for k, v in self.tags.get(arn, {}).items()]

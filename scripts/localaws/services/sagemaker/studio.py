@@ -276,6 +276,13 @@ class StudioMixin(Base):
         url = self.domains.get(profile["DomainId"])["Url"]
         return {"AuthorizedUrl": f"{url}/auth?token={secrets.token_urlsafe(48)}{landing}"}
 
+    def space_settings(self, domain: str | None, name: str) -> Record:
+        """Owner and sharing of a space, for conditions of policies; empty for one that is not there."""
+        for space in self.spaces.all():
+            if (space.get("DomainId"), space.get("SpaceName")) == (domain, name):
+                return {**(space.get("OwnershipSettings") or {}), **(space.get("SpaceSharingSettings") or {})}
+        return {}
+
     # -- spaces ------------------------------------------------------------------------------------
     def create_space(self, params: Record) -> Record:
         domain = self._ready(params["DomainId"])

@@ -53,6 +53,22 @@ class Base(Service):
         self.provisioned: dict[str, Record] = {}
         self.records: dict[str, Record] = {}
 
+    def resource_tags(self, arn: str) -> dict[str, str]:
+        """The tags of a product or portfolio by its ARN, for conditions of policies."""
+        identity = arn.rpartition("/")[2]
+        found = self.products.get(identity) or self.portfolios.get(identity) or {}
+        return found.get("_tags", {})
+
+    def owner_of(self, params: Record) -> str:
+        """The session that made the provisioned product or record of a call, "" when it names none."""
+        names = {
+            v for k, v in params.items() if k in ("Id", "ProvisionedProductId", "ProvisionedProductName")
+        }
+        for one in (*self.provisioned.values(), *self.records.values()):
+            if names & {one.get("Id"), one.get("RecordId"), one.get("Name")}:
+                return one.get("UserArnSession", "")
+        return ""
+
     def caller(self) -> tuple[str, str]:
         """The ARN of the role (or root) that makes the current request, and of its session."""
         session = hooks.caller_arn(self.cloud)

@@ -1,0 +1,170 @@
+"""The gate before every service: reads a request, asks its questions, and keeps what was asked."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from localaws.errors import AwsError
+from localaws.hooks import policies
+from localaws.permissions import handed_roles, mapping, requests
+from localaws.permissions.access import Access
+from localaws.permissions.callers import Caller, caller_of
+from localaws.permissions.engine import AccessDenied, Policies, Principal, decide
+
+if TYPE_CHECKING:
+    from localaws.cloud import Cloud
+
+
+class Evidence:
+    """What was asked of IAM, and what it denied: the ground for least privilege and for tests of policies.
+
+    Equal questions of one role are kept once, with the first time and how often.
+    """
+
+    def __init__(self) -> None:
+        self.questions: dict[tuple, dict[str, Any]] = {}
+        self.denials: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+
+    def keep(self, caller: Caller, access: Access, denied: str = "") -> None:
+        """Remember one decision; ``denied`` is the denial's text."""
+        context = {k: access.context[k] for k in sorted(access.context)}
+        key = (caller.role_arn, access.action, access.resource, repr(context))
+        with self._lock:
+            found = self.questions.setdefault(
+                key,
+                {
+                    "role": caller.role_arn,
+                    "by": caller.arn,
+                    "action": access.action,
+                    "resource": access.resource,
+                    "context": context,
+                    "keys": dict(caller.keys),
+                    "first": time.time(),
+                    "count": 0,
+                    "denied": "",
+                },
+            )
+            found["count"] += 1
+            if denied:
+                found["denied"] = denied
+                self.denials.append(
+                    {
+                        "at": time.time(),
+                        "by": caller.arn,
+                        "action": access.action,
+                        "resource": access.resource,
+                        "message": denied,
+                    }
+                )
+
+
+def check(
+    cloud: Cloud,
+    access_key: str,
+    service: str,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    query: str,
+    body: bytes,
+) -> None:
+    """Let a request pass, or raise AwsError: an unknown key, no way out of a VPC, AccessDenied."""
+    caller = caller_of(cloud, access_key)
+    request = requests.read(service, method, path, headers, query, body)
+    if request is None:
+        return
+    if not caller.internal:
+        cloud.record_call(service, request.operation, request.params, caller.role_arn or "root")
+    if caller.unrestricted:
+        return
+    endpoint = way_in(cloud, caller, service)
+    for access in questions(cloud, request):
+        authorize(cloud, caller, access, endpoint)
+
+
+def questions(cloud: Cloud, request: requests.Request) -> list[Access]:
+    """Everything that a call asks of IAM: its own action, the roles it hands over, the keys it uses."""
+    found = [*mapping.accesses(cloud, request), *handed_roles.accesses(request)]
+    if importlib.util.find_spec("localaws.permissions.implied"):
+        from localaws.permissions import implied
+
+        found += implied.kms_accesses(cloud, request.service, request.operation, request.params)
+    return found
+
+
+def way_in(cloud: Cloud, caller: Caller, service: str) -> Any:
+    """The VPC endpoint through which a caller in a VPC reaches a service; None for a caller outside of any.
+
+    Raises AwsError when the VPC has no way to the service.
+    """
+    if caller.network is None:
+        return None
+    from localaws.permissions import network
+
+    return network.route(cloud, caller.network, service)
+
+
+def authorize(cloud: Cloud, caller: Caller, access: Access, endpoint: Any = None) -> None:
+    """Answer one question. Raises AccessDenied, which says the action, the resource and what denied.
+
+    With the setting ``enforce`` off a denial is kept as evidence only.
+    """
+    if caller.unrestricted:
+        return
+    access = mapping.with_tags(cloud, access)
+    context = dict(access.context)
+    if caller.network is not None:
+        context["aws:SourceVpc"] = caller.network.vpc
+    if endpoint is not None:
+        context["aws:SourceVpce"] = endpoint.id
+    access = Access(access.action, access.resource, context)
+    found = _resource_policy(cloud, access)
+    decision = decide(
+        Principal(caller.arn, caller.account, caller.role_arn, keys=caller.keys),
+        access,
+        Policies(
+            caller.identity,
+            caller.boundary,
+            caller.session,
+            found[0] if found else None,
+            found[1] if found else owner(access.resource),
+            endpoint.policy if endpoint is not None else None,
+        ),
+        cloud.region,
+    )
+    denial = None if decision.allowed else AccessDenied(caller.arn, access, decision)
+    cloud.evidence.keep(caller, access, denial.message if denial else "")
+    if denial and cloud.enforce:
+        raise denial
+
+
+def owner(arn: str) -> str | None:
+    """The account in an ARN, None where there is none (S3, AWS's own)."""
+    parts = arn.split(":")
+    return parts[4] if len(parts) > 5 and parts[4].isdigit() else None
+
+
+def _resource_policy(cloud: Cloud, access: Access) -> tuple[Any, str | None] | None:
+    """The policy of the resource and its owner: the emulator's, a role's trust, or one that our services keep."""
+    if access.resource == "*":
+        return None
+    if access.service == "sts" or access.action == "iam:PassRole":
+        if access.service != "sts":
+            return None
+        role = policies.role(cloud.account, access.resource.rpartition("/")[2])
+        return (role["AssumeRolePolicyDocument"], cloud.account) if role else None
+    ours = cloud.services.get(access.service)
+    if hasattr(ours, "resource_policy"):
+        found = ours.resource_policy(access.resource)
+        return (found, owner(access.resource)) if found else None
+    return policies.resource_policy(access.service, access.resource)
+
+
+def denied_answer(service: str, error: AwsError, headers: dict[str, str], caller: str) -> Any:
+    """(status, headers, body) of a refusal in the service's protocol."""
+    access = getattr(error, "access", None)
+    return policies.denied(service, access.action if access else "", caller, error, headers)
