@@ -215,7 +215,7 @@ def make_oracle() -> None:
     if not (shutil.which("node") and shutil.which("npm")):
         raise SetupError(
             "node and npm were not found: the tests compare decisions about permissions with a simulator "
-            "that runs in them. Install Node.js 20 or newer, then run make again (make rehearse works without it)"
+            "that runs in them. Install Node.js 20 or newer, then run make again (only tests need it)"
         )
     say("the oracle of tests/security (npm)")
     # nothing of these packages runs at installation

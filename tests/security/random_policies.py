@@ -17,8 +17,8 @@ ROLE = f"arn:aws:iam::{HOME}:role/mlops/projects/worker"
 KEY = f"arn:aws:kms:us-east-1:{HOME}:key/11111111-2222-3333-4444-555555555555"
 PROJECTS = ("p-red", "p-blue")
 # One with a value most of the time, one without, one with a default. AWS: a negated operator is true of a
-# variable without a value (reference_policies_variables, "policy variables with no value"). The simulator says
-# it is false, so the battery asks that of the engine alone.
+# variable without a value (reference_policies_variables, "policy variables with no value"). The simulator
+# says it is false, so the battery asks that of the engine alone.
 VARIABLES = (
     "${aws:PrincipalTag/project}",
     "${aws:PrincipalTag/missing}",
