@@ -18,12 +18,13 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
-from .console import OK, Fault, say, script
-from .settings import infra_path, project_path, read_parameters
+from .console import OK, Fault, quoted, say, script
+from .settings import USER, checked_project_id, infra_path, project_path, read_parameters
 
 WAIT_SECONDS = 600
 POLL_SECONDS = 5.0
 SPACE_NAME_LIMIT = 63
+USER_NAME_LIMIT = 36
 SUFFIX = "-jupyterlab"
 GONE = ("ResourceNotFound", "ResourceNotFoundException")
 Json = dict[str, Any]
@@ -158,6 +159,12 @@ def main(
     if not options.project_id or not options.user:
         raise Fault(
             "project or user is missing: give --project-id and --user, or set PROJECT_ID and USER_NAME"
+        )
+    checked_project_id(options.project_id)
+    if not USER.fullmatch(options.user) or len(options.user) > USER_NAME_LIMIT:
+        raise Fault(
+            f"user {quoted(options.user)}: allowed are 1 to {USER_NAME_LIMIT} letters, digits and inner "
+            "hyphens; launch the user product with such a name"
         )
     session = session or boto3.Session()
     ssm, sagemaker = session.client("ssm"), session.client("sagemaker")

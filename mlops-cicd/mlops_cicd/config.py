@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,27 @@ import yaml
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import ValidationError
 
-from .console import Fault
+from .console import Fault, is_hidden, quoted
 
 SCHEMA = Path(__file__).parents[1] / "schema" / "mlops.schema.json"
 KeyPath = tuple[str | int, ...]
+LARGEST, DEEPEST = 64 * 1024, 12  # bytes and levels: many times what any project writes
+NESTING = {
+    yaml.BlockMappingStartToken: 1,
+    yaml.BlockSequenceStartToken: 1,
+    yaml.FlowMappingStartToken: 1,
+    yaml.FlowSequenceStartToken: 1,
+    yaml.BlockEndToken: -1,
+    yaml.FlowMappingEndToken: -1,
+    yaml.FlowSequenceEndToken: -1,
+}
+# What YAML can do beyond plain data: values that grow out of nothing, and objects of the program's own.
+REFUSED = {
+    yaml.AnchorToken: "an anchor (&)",
+    yaml.AliasToken: "an alias (*)",
+    yaml.TagToken: "a tag (!)",
+    yaml.DirectiveToken: "a directive (%)",
+}
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -24,22 +43,80 @@ def load_config(path: Path) -> dict[str, Any]:
         raise Fault(
             f"{path.name} is missing in {path.parent}: a project has it at the root of its repository"
         )
-    text = path.read_text(encoding="utf-8")
+    text = read(path)
     problems = check(text, path.name)
     if problems:
         raise Fault("\n  ".join([f"{path.name} has {len(problems)} mistake(s)", *problems]))
     return yaml.safe_load(text)
 
 
+def read(path: Path) -> str:
+    """The file's text; a link, a huge file and what is not UTF-8 are faults."""
+    if path.is_symlink():
+        raise Fault(f"{path.name} is a link; it must be a file of the repository: commit the file itself")
+    content = path.read_bytes()
+    if len(content) > LARGEST:
+        raise Fault(
+            f"{path.name} has {len(content):,} bytes; allowed: at most {LARGEST:,}. It holds settings only: "
+            "put data into data/ or S3"
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Fault(
+            f"{path.name} has byte 0x{content[error.start]:02x} at position {error.start}, which is not "
+            "UTF-8: save it as UTF-8"
+        ) from error
+
+
+def unsafe(text: str, name: str) -> list[str]:
+    """What must not even be parsed: hidden characters, YAML's programs, and nesting that takes for ever."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if hidden := next((one for one in line.rstrip("\r") if is_hidden(one) and one != "\t"), None):
+            return [
+                f"{name} line {number}: the hidden character U+{ord(hidden):04X} stands at column "
+                f"{line.index(hidden) + 1}; allowed: what a reader can see. Delete it"
+            ]
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        line = token.start_mark.line + 1
+        if type(token) in REFUSED:
+            return [f"{name} line {line}: {REFUSED[type(token)]} is found; allowed: plain keys and values"]
+        depth += NESTING.get(type(token), 0)
+        if depth > DEEPEST:
+            return [
+                f"{name} line {line}: nested more than {DEEPEST} levels deep; three are enough"
+            ]
+    return []
+
+
+def odd_values(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    """Values that no rule of the schema sees: numbers that are none, and hidden characters in a text."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from odd_values(inner, (*path, key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from odd_values(inner, (*path, number))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, f"{dotted(path)} is {value}; allowed: a finite number"
+    elif isinstance(value, str) and any(map(is_hidden, value)):
+        yield path, f"{dotted(path)} is {quoted(value)}; allowed: a text without hidden characters"
+
+
 def check(text: str, name: str = "mlops.yml") -> list[str]:
     """Every mistake as a sentence with line, key, what was found and what is allowed."""
     try:
+        if problems := unsafe(text, name):
+            return problems
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         return [f"{name} line {line}: this is not YAML: {error.problem or error.context}"]
+    except (yaml.YAMLError, ValueError) as error:  # such as a date that the calendar does not have
+        return [f"{name}: a value cannot be read: {error}; put it in quotes if it is a text"]
     if root is None or not isinstance(content, dict):
         return [f"{name} line 1: a mapping of keys to values is expected, the file holds {describe(content)}"]
     lines: dict[KeyPath, int] = {}
@@ -49,6 +126,7 @@ def check(text: str, name: str = "mlops.yml") -> list[str]:
         Draft7Validator(schema).iter_errors(content), key=lambda error: list(map(str, error.path))
     )
     found = [(line_of(error, lines), explain(error)) for error in errors]
+    found += [(lines.get(path, 1), sentence) for path, sentence in odd_values(content, ())]
     return problems + [f"{name} line {line}: {sentence}" for line, sentence in sorted(found)]
 
 
@@ -119,6 +197,8 @@ def explain(error: ValidationError) -> str:
         "maximum": "at most",
         "exclusiveMinimum": "more than",
         "minLength": "length at least",
+        "maxLength": "length at most",
+        "maxProperties": "keys at most",
     }
     if error.validator in limits:
         return f"{key} is {found}; allowed: {limits[error.validator]} {rule}"
@@ -135,7 +215,8 @@ def unknown_key(path: KeyPath, unknown: str, error: ValidationError) -> str:
 
 def dotted(path: KeyPath) -> str:
     """training.instance_type"""
-    return ".".join(map(str, path)) or "the file"
+    words = [str(one) if re.fullmatch(r"[\w-]{1,60}", str(one), re.ASCII) else quoted(one) for one in path]
+    return ".".join(words) or "the file"
 
 
 def describe(value: Any) -> str:
@@ -144,5 +225,14 @@ def describe(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
-    text = json.dumps(value, default=str)
-    return "empty" if value is None else text if len(text) <= 60 else text[:57] + '…"'
+    return "empty" if value is None else quoted(value)
+
+
+def data_file(project: Path, source: str) -> Path:
+    """The data file in the repository; a path that leads out of it, also by a link, is a fault."""
+    path = project / source
+    if not path.resolve().is_relative_to(project.resolve()) or not path.is_file():
+        raise Fault(
+            f"data.source is {source}; the repository has no such file: commit it, or give s3://bucket/key"
+        )
+    return path

@@ -6,6 +6,7 @@ import functools
 import json
 import shlex
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,29 @@ class Fault(Exception):
     """The task failed; the message is a sentence for the person who reads the build log."""
 
 
+def is_hidden(character: str) -> bool:
+    """Whether a character is one that nobody sees: control codes, zero width, direction, line separators."""
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def printable(text: str) -> str:
+    """A text for the log: hidden characters are spelled out, and only the first line begins at the margin.
+
+    What people, jobs and AWS's answers put into a message can neither colour the log nor forge a line of it.
+    """
+    shown = "".join(
+        repr(one)[1:-1] if is_hidden(one) and one not in "\n\t" else one for one in text.rstrip("\n")
+    )
+    first, *rest = shown.split("\n")
+    return "\n".join([first, *(line if line[:1] in (" ", "") else f"  {line}" for line in rest)])
+
+
+def quoted(value: Any, limit: int = 60) -> str:
+    """What somebody wrote, in quotes, in ASCII and short, so that a look-alike letter shows what it is."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= limit else text[: limit - 3] + '…"'
+
+
 def script(main: Callable[..., int]) -> Callable[..., int]:
     """Turn faults that a person can act on into a sentence and exit code 1; others keep their traceback."""
 
@@ -28,16 +52,14 @@ def script(main: Callable[..., int]) -> Callable[..., int]:
         try:
             return main(*args, **kwargs)
         except Fault as fault:
-            print(f"{name}: {fault}", file=sys.stderr, flush=True)
+            complain(f"{name}: {fault}")
         except ClientError as error:
             detail = error.response.get("Error", {})
-            print(
-                f"{name}: AWS refused {error.operation_name}: {detail.get('Code')}: {detail.get('Message')}",
-                file=sys.stderr,
-                flush=True,
+            complain(
+                f"{name}: AWS refused {error.operation_name}: {detail.get('Code')}: {detail.get('Message')}"
             )
         except BotoCoreError as error:
-            print(f"{name}: cannot call AWS: {error}", file=sys.stderr, flush=True)
+            complain(f"{name}: cannot call AWS: {error}")
         return FAULT
 
     return guarded
@@ -45,7 +67,12 @@ def script(main: Callable[..., int]) -> Callable[..., int]:
 
 def say(text: str = "") -> None:
     """One line of progress, at once: CodeBuild shows a log while the build runs."""
-    print(text, flush=True)
+    print(printable(text), flush=True)
+
+
+def complain(text: str) -> None:
+    """Why the script ends, on stderr."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -26,11 +26,13 @@ from botocore.exceptions import ClientError
 
 from . import sdk
 from .config import load_config
-from .console import OK, Fault, say, script, write_json
+from .console import OK, Fault, quoted, say, script, write_json
 from .settings import IMAGES, Project, load_project
 
 TAG_LENGTH = 16
 LAST_LINES = 25
+# What a project's image may be built on; other images would come from registries that nobody has looked at.
+BASE = re.compile(r"\$(\{BASE_IMAGE\}|BASE_IMAGE)( +AS +\w+)?", re.IGNORECASE | re.ASCII)
 IGNORED = {"__pycache__", ".git", ".pytest_cache", ".ipynb_checkpoints"}
 INSTANCE_OF = {
     "preprocessing": ("processing",),
@@ -71,7 +73,10 @@ def sources(dockerfile: str) -> list[str]:
         options, body = (flags.group(1), flags.group(2)) if flags else ("", rest)
         if "--from=" in options:
             continue
-        words = json.loads(body) if body.startswith("[") else body.split()
+        try:
+            words = json.loads(body) if body.startswith("[") else body.split()
+        except ValueError as error:
+            raise Fault(f"{name} {quoted(body)} in a Dockerfile is not a JSON list: {error}") from error
         found += [word for word in words[:-1] if "://" not in word]
     return found
 
@@ -80,12 +85,15 @@ def context_files(project: Path, pattern: str, dockerfile: str) -> list[Path]:
     """The files that a COPY source stands for."""
     relative = pattern.lstrip("/")
     relative = relative.removeprefix("./") or "."
+    if ".." in Path(relative).parts:
+        raise Fault(f"{dockerfile} copies {quoted(pattern)}; allowed: files of the repository, without ..")
     matches = [project] if relative == "." else sorted(project.glob(relative))
     if not matches:
         raise Fault(
             f"{dockerfile} copies {pattern}; the repository has no such file: correct one or add the other"
         )
     files: list[Path] = []
+    inside = project.resolve()
     for match in matches:
         below = sorted(match.rglob("*")) if match.is_dir() else [match]
         files += [
@@ -93,6 +101,12 @@ def context_files(project: Path, pattern: str, dockerfile: str) -> list[Path]:
             for path in below
             if path.is_file() and not IGNORED & set(path.relative_to(project).parts) and path.suffix != ".pyc"
         ]
+    for path in files:
+        if not path.resolve().is_relative_to(inside):
+            raise Fault(
+                f"{dockerfile} copies {path.relative_to(project)}, a link that leads out of the repository: "
+                "commit the file itself"
+            )
     return files
 
 
@@ -103,6 +117,20 @@ def content_tag(project: Path, name: str, build_args: Mapping[str, str]) -> str:
     if not path.is_file():
         raise Fault(f"{dockerfile} is missing: it says how the {name} image is built")
     text = path.read_text(encoding="utf-8")
+    bases = [rest for instruction, rest in instructions(text) if instruction == "FROM"]
+    if not bases or any(not BASE.fullmatch(base) for base in bases):
+        raise Fault(
+            f"{dockerfile} builds on {', '.join(map(quoted, bases)) or 'nothing'}; allowed: "
+            "FROM ${BASE_IMAGE}, the SageMaker image that framework in mlops.yml names"
+        )
+    stages = {str(number) for number in range(len(bases))}
+    stages |= {word.lower() for base in bases for word in re.findall(r"(?i: AS +(\w+))", base)}
+    for _, rest in instructions(text):
+        if foreign := [one for one in re.findall(r"\bfrom=([^\s,]+)", rest) if one.lower() not in stages]:
+            raise Fault(
+                f"{dockerfile} copies from {quoted(foreign[0])}; allowed: a stage of this Dockerfile, for "
+                "nobody has looked at other images"
+            )
     digest = hashlib.sha256()
 
     def add(label: str, content: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from .console import Fault
+from .console import Fault, quoted
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class ModelVersion:
             if value.get("S3Uri"):
                 return value["S3Uri"]
         return None
+
+    @property
+    def containers(self) -> list[dict[str, Any]]:
+        """The containers that an endpoint of this version runs."""
+        return (self.description.get("InferenceSpecification") or {}).get("Containers") or []
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -55,21 +60,27 @@ def describe(sagemaker: Any, arn: str) -> ModelVersion:
     return ModelVersion(arn, int(answer.get("ModelPackageVersion") or arn.rpartition("/")[2]), answer)
 
 
+LARGEST = 16 * 1024 * 1024  # bytes of an evaluation or baseline
+
+
 def read_json(s3: Any, uri: str) -> Any:
     """A JSON file of the project's bucket."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
-        return json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+        content = s3.get_object(Bucket=bucket, Key=key)["Body"].read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise Fault(f"{uri} is larger than {LARGEST:,} bytes; the model version must refer to a report")
+        return json.loads(content)
     except ClientError as error:
         code = error.response["Error"]["Code"]
         raise Fault(f"cannot read {uri}, to which the model version refers: {code}") from error
-    except ValueError as error:
-        raise Fault(f"{uri} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise Fault(f"{quoted(uri, 200)} is not JSON: {error}") from error
 
 
-def metric_value(evaluation: Any, metric: str) -> float | None:
+def metric_value(evaluation: Any, metric: str, levels: int = 8) -> float | None:
     """A metric in an evaluation report, wherever it stands: {"auc": 0.8} or {"auc": {"value": 0.8, …}}."""
-    if not isinstance(evaluation, dict):
+    if not isinstance(evaluation, dict) or not levels:
         return None
     found = evaluation.get(metric)
     if isinstance(found, dict):
@@ -77,7 +88,7 @@ def metric_value(evaluation: Any, metric: str) -> float | None:
     if isinstance(found, (int, float)) and not isinstance(found, bool):
         return float(found)
     for value in evaluation.values():
-        inner = metric_value(value, metric)
+        inner = metric_value(value, metric, levels - 1)
         if inner is not None:
             return inner
     return None

@@ -23,7 +23,7 @@ from .config import load_config
 from .console import OK, Fault, say, script, write_env, write_json
 from .definition_lint import lint
 from .monitor_code import upload_monitor
-from .settings import IMAGES, Project, load_project
+from .settings import IMAGES, Project, checked_commit, load_project
 
 INLINE_LIMIT = 100 * 1024  # bytes of a definition that the API takes inline
 FIRST_POLL, LAST_POLL = 1.0, 15.0  # seconds; short runs are seen quickly, long ones cost few calls
@@ -46,7 +46,10 @@ def read_images(path: Path) -> dict[str, str]:
     file = path / "images.json" if path.is_dir() else path
     if not file.is_file():
         raise Fault(f"{file} is missing: stage Images writes it")
-    images = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        images = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Fault(f"{file} is not what stage Images writes ({error}): run stage Images again") from error
     missing = [name for name in IMAGES if not images.get(name)]
     if missing:
         raise Fault(f"{file} has no address of {', '.join(missing)}: run stage Images again")
@@ -197,6 +200,7 @@ def main(
     parser.add_argument("--out", type=Path, default=Path("out.json"))
     parser.add_argument("--env", type=Path, help="file of `export` lines for the buildspec to source")
     options = parser.parse_args(argv)
+    checked_commit(options.commit)
     session = session or boto3.Session()
     sagemaker, logs = session.client("sagemaker"), session.client("logs")
     project = load_project(session.client("ssm"), options.project_id, session.region_name)

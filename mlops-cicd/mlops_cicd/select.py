@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import yaml
 from botocore.exceptions import ClientError
 
 from .config import load_config
-from .console import OK, Fault, say, script, write_env, write_json
+from .console import OK, Fault, quoted, say, script, write_env, write_json
 from .monitor_code import upload_monitor
 from .registry import ModelVersion, newest_approved
 from .settings import Project, infra_path, load_project, project_path
@@ -32,6 +33,7 @@ LIVE = {
     "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS",
     "UPDATE_ROLLBACK_COMPLETE",
 }
+VERSION_OF_AN_IMAGE = r"(:[\w.-]{1,128}|@sha256:[0-9a-f]{64})"
 Parameters = dict[str, str]
 
 
@@ -47,6 +49,38 @@ def live_model(cloudformation: Any, stack: str) -> str | None:
         return None
     values = {one["ParameterKey"]: one.get("ParameterValue") for one in described.get("Parameters", [])}
     return values.get("ModelPackageArn")
+
+
+def check_origin(project: Project, model: ModelVersion) -> None:
+    """Everything that a version makes run must be the project's own.
+
+    Whoever may register or edit a version chooses its images and files, and one approval puts them under the
+    project's roles: an image from elsewhere is not what the build pipeline built and tested.
+    """
+    images = [("its monitor's image", model.metadata.get("preprocessing_image"), "preprocessing")]
+    files = [
+        (f"its {kind} {part}", model.artefact(kind, part))
+        for kind in ("ModelDataQuality", "ModelQuality")
+        for part in ("Statistics", "Constraints")
+    ]
+    for number, container in enumerate(model.containers, start=1):
+        images.append((f"the image of container {number}", container.get("Image"), "inference"))
+        files.append((f"the model of container {number}", container.get("ModelDataUrl")))
+    redo = "register the version with the build pipeline, and reject this one"
+    for what, uri, name in images:
+        home = project.repository_uri(name)
+        if uri and not re.fullmatch(re.escape(home) + VERSION_OF_AN_IMAGE, uri, re.ASCII):
+            raise Fault(
+                f"model version {model.version}: {what} is {quoted(uri, 200)}; "
+                f"allowed: an image of {home}: {redo}"
+            )
+    for what, uri in files:
+        home = f"s3://{project.bucket_name}/"
+        if uri and not (uri.startswith(home) and uri.isprintable()):
+            raise Fault(
+                f"model version {model.version}: {what} is {quoted(uri, 200)}; "
+                f"allowed: a file below {home}: {redo}"
+            )
 
 
 def common(project: Project) -> Parameters:
@@ -187,6 +221,7 @@ def main(argv: Sequence[str] | None = None, session: Any = None) -> int:
     else:
         config = load_config(options.project_dir / "mlops.yml")
         project.check(config)
+        check_origin(project, model)
         code = upload_monitor(session.client("s3"), project.bucket_name, project.key_arn)
         image = monitor_image(session.client("ecr"), project, model)
         for stage in STAGES:

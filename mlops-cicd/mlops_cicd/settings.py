@@ -6,11 +6,12 @@ use is read, so that a stack may add keys, and leave out what nobody needs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .console import Fault
+from .console import Fault, quoted
 
 PROJECT_KEYS = (
     "project-name",
@@ -28,6 +29,9 @@ PROJECT_KEYS = (
 INFRA_KEYS = ("private-subnet-ids", "compute-security-group-id")
 IMAGES = ("preprocessing", "training", "inference")
 BATCH = 10  # GetParameters takes no more names
+PROJECT_ID = re.compile(r"p-[a-z0-9]{8,18}")  # as in the templates
+USER = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,35}")  # as in 3-user
+COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
 def project_path(project_id: str, key: str) -> str:
@@ -38,6 +42,28 @@ def project_path(project_id: str, key: str) -> str:
 def infra_path(key: str) -> str:
     """Path of a parameter that 1-infra writes."""
     return f"/mlops/infra/{key}"
+
+
+def checked_project_id(text: str) -> str:
+    """A project id; anything else would become part of a path, a name or an ARN."""
+    if not text:
+        raise Fault("no project id: give --project-id p-…, or set PROJECT_ID")
+    if not PROJECT_ID.fullmatch(text):
+        raise Fault(
+            f"project id {quoted(text)}: allowed is p- with 8 to 18 small letters and digits, for example "
+            "p-abcdefghijkl; the project's page in Studio shows it"
+        )
+    return text
+
+
+def checked_commit(text: str) -> str:
+    """A commit id, or nothing where it is not known."""
+    if text and not COMMIT.fullmatch(text):
+        raise Fault(
+            f"commit {quoted(text)}: allowed are 7 to 64 digits and letters a to f, as `git rev-parse HEAD` "
+            "prints them"
+        )
+    return text
 
 
 def read_parameters(ssm: Any, paths: Iterable[str]) -> dict[str, str]:
@@ -157,8 +183,7 @@ class Project:
 
 def load_project(ssm: Any, project_id: str, region: str) -> Project:
     """Read a project's settings."""
-    if not project_id:
-        raise Fault("no project id: give --project-id p-…, or set PROJECT_ID")
+    checked_project_id(project_id)
     values = read_parameters(
         ssm, [project_path(project_id, key) for key in PROJECT_KEYS] + [infra_path(key) for key in INFRA_KEYS]
     )

@@ -21,7 +21,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
-from .config import load_config
+from .config import data_file, load_config
 from .console import OK, Fault, say, script, table
 from .registry import describe, metric_value, read_json
 from .select import live_model
@@ -67,6 +67,8 @@ def read_sample(text: str, target: str, positive_class: str, limit: int = MAX_RO
     if len(rows) < 2 or target not in rows[0]:
         raise Fault(f"the sample data has no column {target} (data.target in mlops.yml) or no rows")
     place, body = rows[0].index(target), rows[1:]
+    if ragged := [number for number, row in enumerate(body, start=2) if len(row) != len(rows[0])]:
+        raise Fault(f"row {ragged[0]} of the sample data has another number of values than its header")
     step = max(1, math.ceil(len(body) / limit))
     chosen = body[::step]
     return Sample(
@@ -93,7 +95,7 @@ def load_sample(project_dir: Path, config: dict[str, Any], s3: Any) -> Sample:
         bucket, _, key = source.removeprefix("s3://").partition("/")
         text = s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode("utf-8-sig")
     else:
-        text = (project_dir / source).read_text(encoding="utf-8-sig")
+        text = data_file(project_dir, source).read_text(encoding="utf-8-sig")
     return read_sample(text, data["target"], str(data.get("positive_class", 1)))
 
 

@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .config import load_config
-from .console import FAULT, OK, Fault, say, script
+from .config import data_file, load_config
+from .console import FAULT, OK, Fault, quoted, say, script
 from .settings import IMAGES
 
 TEST_FOLDERS = ("tests/code", "tests/data")
 NO_TESTS_COLLECTED = 5  # pytest's exit code
+MOST_COLUMNS = 40  # that a sentence lists
 
 
 def check_files(project: Path, config: dict[str, Any]) -> None:
@@ -32,15 +33,14 @@ def check_files(project: Path, config: dict[str, Any]) -> None:
     source, target = config["data"]["source"], config["data"]["target"]
     if source.startswith("s3://"):
         return
-    path = project / source
-    if not path.resolve().is_relative_to(project.resolve()) or not path.is_file():
-        raise Fault(
-            f"data.source is {source}; the repository has no such file: commit it, or give s3://bucket/key"
-        )
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        header = next(csv.reader(stream), [])
+    try:
+        with data_file(project, source).open(newline="", encoding="utf-8-sig") as stream:
+            header = next(csv.reader(stream), [])
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise Fault(f"{source} is no CSV file in UTF-8 ({error}): save it as one") from error
     if target not in header:
-        raise Fault(f"data.target is {target}; {source} has the columns {', '.join(header)}")
+        columns = ", ".join(map(quoted, header[:MOST_COLUMNS])) + (", …" if header[MOST_COLUMNS:] else "")
+        raise Fault(f"data.target is {quoted(target)}; {source} has the columns {columns}")
 
 
 def run_tests(project: Path, run: Callable[..., Any] = subprocess.run) -> int:

@@ -46,6 +46,8 @@ SMOKE_TEST_PREFIX = "smoke-test"  # inference ids of the deploy pipeline's own t
 SKETCH_SIZE = 2048
 MAX_DOMAIN = 100  # more distinct strings than this are identifiers or free text, not categories
 BUCKETS = 10
+LARGEST_NUMBER = 1e150  # its square is still a number; a larger one is no measurement
+MOST_EXTRA = 50  # unknown columns that a report names
 
 Row = list[Any]
 Columns = dict[str, list[Any]]
@@ -73,9 +75,9 @@ def as_number(value: Any) -> float | None:
         return float(value)
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # an integer of JSON may have any number of digits
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= LARGEST_NUMBER else None  # false for a NaN too
 
 
 def as_text(value: Any) -> str:
@@ -295,8 +297,9 @@ class Comparison:
 
     def violate(self, feature: str, check: str, description: str) -> None:
         """Record one violation."""
+        name = feature if feature.isprintable() else ascii(feature)
         self.violations.append(
-            {"feature_name": feature, "constraint_check_type": check, "description": description}
+            {"feature_name": name[:256], "constraint_check_type": check, "description": description}
         )
 
 
@@ -315,7 +318,8 @@ def compare(
     seen = {feature["name"]: feature for feature in live["features"]}
     count = live["dataset"]["item_count"]
     for name in extra_columns:
-        result.violate(name, "extra_column_check", f"Column {name} is in the traffic but not in the baseline")
+        shown = ascii(name[:60])  # whoever calls the endpoint has chosen it
+        result.violate(name, "extra_column_check", f"Column {shown} is in the traffic, not in the baseline")
     enough = count >= min_records
     if not enough:
         result.notes.append(
@@ -535,13 +539,14 @@ def s3_capture_lines(s3: Any, uri: str, endpoint: str, window: Window) -> Iterat
             for page in pages.paginate(Bucket=bucket, Prefix=f"{variant}{hour}/"):
                 for item in page.get("Contents", []):
                     body = s3.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
-                    yield from body.decode("utf-8").splitlines()
+                    # not splitlines: a text may hold other separators; one bad file must not hide the rest
+                    yield from body.decode("utf-8", errors="replace").split("\n")
 
 
 def local_capture_lines(folder: Path) -> Iterator[str]:
     """Capture lines of a folder that the job has mounted."""
     for path in sorted(folder.rglob("*.jsonl")):
-        yield from path.read_text(encoding="utf-8").splitlines()
+        yield from path.read_text(encoding="utf-8", errors="replace").split("\n")
 
 
 @dataclass
@@ -570,7 +575,8 @@ def read_capture(lines: Iterable[str], window: Window) -> Capture:
                 continue
             capture.payloads.append((sent.get("observedContentType") or "", decode(sent)))
             capture.by_hour[parse_time(meta["inferenceTime"]).strftime("%Y-%m-%dT%H:00Z")] += 1
-        except (KeyError, TypeError, ValueError):  # json, base64 and unicode errors are ValueErrors
+        # json, base64 and unicode errors are ValueErrors; who calls the endpoint chooses what is read
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             capture.unreadable += 1
     return capture
 
@@ -647,7 +653,7 @@ def to_columns(payloads: Iterable[tuple[str, str]], names: Sequence[str], tolera
     for content_type, text in payloads:
         try:
             rows, named = payload_rows(content_type, text, names)
-        except (ValueError, csv.Error):
+        except (AttributeError, RecursionError, TypeError, ValueError, csv.Error):
             traffic.unreadable += 1
             continue
         for row in rows:
@@ -663,7 +669,7 @@ def to_columns(payloads: Iterable[tuple[str, str]], names: Sequence[str], tolera
         traffic.records += len(rows) + len(named)
     limit = tolerated * traffic.records
     traffic.absent = [name for name in names if lacking[name] > limit]
-    traffic.extra = [name for name in surplus if surplus[name] > limit]
+    traffic.extra = [name for name in surplus if surplus[name] > limit][:MOST_EXTRA]
     return traffic
 
 

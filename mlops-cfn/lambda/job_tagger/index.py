@@ -8,6 +8,7 @@ are missing are added, and a tag that is there is never changed.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,13 +30,16 @@ def on_event(event: dict[str, Any], sagemaker: Any, iam: Any, ssm: Any) -> list[
     detail = event["detail"]
     job = next((detail[key] for key in ARN_KEYS if detail.get(key)), None)
     if job is None:
-        logger.info("%s names no job", event.get("detail-type"))
+        logger.info("%.100r names no job", event.get("detail-type"))
         return []
     present = tags_of(page["Tags"] for page in sagemaker.get_paginator("list_tags").paginate(ResourceArn=job))
     known = present if PROJECT_ID in present else role_tags(role_of(detail, sagemaker), iam)
     project = known.get(PROJECT_ID)
     if not project:
         logger.info("%s belongs to no project", job)
+        return []
+    if not re.fullmatch(r"p-[a-z0-9]+", project):  # a tag that somebody made up must not become a path
+        logger.warning("%s names the project %.100r, which is no project id", job, project)
         return []
     wanted = {key: known[key] for key in (PROJECT_ID, PROJECT_NAME, COST_CENTER) if known.get(key)}
     wanted |= facts_of(project, ssm)

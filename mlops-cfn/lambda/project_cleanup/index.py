@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 import urllib.request
 from collections.abc import Callable
@@ -34,6 +35,10 @@ GONE = {
 }
 
 
+class NotOfTheProject(ValueError):
+    """What is to be emptied does not belong to the project; this function may empty every project's."""
+
+
 class StillThere(TimeoutError):
     """Something was not gone when the time was up."""
 
@@ -46,6 +51,7 @@ def on_event(
 ) -> tuple[str, dict[str, str]]:
     """Do nothing until Delete; then empty what the properties name."""
     properties = event["ResourceProperties"]
+    check_owner(properties)
     identity = f"cleanup-{properties['ProjectId']}"
     if event["RequestType"] != "Delete":
         return identity, {}
@@ -61,6 +67,18 @@ def on_event(
     if bucket := properties.get("BucketName"):
         empty_bucket(bucket, client("s3"))
     return identity, {}
+
+
+def check_owner(properties: dict[str, str]) -> None:
+    """Refuse names of another project, at Create already, so that a deletion never meets them."""
+    project = properties["ProjectId"]
+    if not re.fullmatch(r"p-[a-z0-9]+", project):
+        raise NotOfTheProject(f"ProjectId {project[:60]!a}: p- and small letters or digits are allowed")
+    group, bucket = properties.get("ModelPackageGroupName", ""), properties.get("BucketName", "")
+    if group and group != f"mlops-{project}":
+        raise NotOfTheProject(f"ModelPackageGroupName {group[:63]!a}: only mlops-{project} is allowed")
+    if bucket and not bucket.startswith(f"mlops-{project}-"):
+        raise NotOfTheProject(f"BucketName {bucket[:63]!a}: only a bucket mlops-{project}-… is allowed")
 
 
 def delete_stack(

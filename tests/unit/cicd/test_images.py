@@ -75,7 +75,7 @@ def test_everything_that_goes_into_an_image_changes_its_tag(project_dir: Path, c
 
 
 def test_a_copy_of_nothing_names_the_dockerfile(project_dir: Path) -> None:
-    (project_dir / "containers/training/Dockerfile").write_text("FROM x\nCOPY gone.py /x\n")
+    (project_dir / "containers/training/Dockerfile").write_text("FROM ${BASE_IMAGE}\nCOPY gone.py /x\n")
     with pytest.raises(
         Fault, match="containers/training/Dockerfile copies gone.py; the repository has no such"
     ):
@@ -83,7 +83,7 @@ def test_a_copy_of_nothing_names_the_dockerfile(project_dir: Path) -> None:
 
 
 def test_the_whole_context_may_be_copied(project_dir: Path) -> None:
-    (project_dir / "containers/training/Dockerfile").write_text("FROM x\nCOPY . /x\n")
+    (project_dir / "containers/training/Dockerfile").write_text("FROM ${BASE_IMAGE}\nCOPY . /x\n")
     first = tag(project_dir)
     (project_dir / "README.md").write_text("now it is in the image")
     assert tag(project_dir) != first

@@ -17,7 +17,7 @@ from mlops_cicd.console import Fault
 
 from .conftest import BUCKET, ECR, GROUP_ARN, NAME, PROJECT_ID, ROOT, Session
 
-S3 = "s3://bucket/baseline"
+S3 = f"s3://{BUCKET}/baseline"
 QUALITY = {
     "DriftCheckBaselines": {
         "ModelDataQuality": {
@@ -192,9 +192,10 @@ def test_a_broken_production_stack_runs_nothing(
 
 
 def test_an_image_that_the_version_names_is_preferred(aws: None, project_dir: Path, tmp_path: Path) -> None:
-    registry = Registry("Approved", CustomerMetadataProperties={"preprocessing_image": "image:7"}, **QUALITY)
+    named = {"preprocessing_image": f"{ECR}/preprocessing:7"}
+    registry = Registry("Approved", CustomerMetadataProperties=named, **QUALITY)
     _, _, rendered = choose(project_dir, tmp_path, registry, Stacks())
-    assert rendered["monitoring"]["Parameters"]["MonitorImageUri"] == "image:7"
+    assert rendered["monitoring"]["Parameters"]["MonitorImageUri"] == f"{ECR}/preprocessing:7"
 
 
 def test_a_version_without_a_baseline_is_refused(

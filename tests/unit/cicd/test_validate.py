@@ -31,7 +31,7 @@ def test_a_right_project_passes(project_dir: Path) -> None:
         ("pipeline.py", None, "no pipeline.py"),
         ("containers/training/Dockerfile", None, "no containers/training/Dockerfile"),
         ("data/rows.csv", None, "data.source is data/rows.csv; the repository has no such file"),
-        ("data/rows.csv", "a,b\n1,2\n", "data.target is label; data/rows.csv has the columns a, b"),
+        ("data/rows.csv", "a,b\n1,2\n", 'data.target is "label"; data/rows.csv has the columns "a", "b"'),
         ("mlops.yml", "version: 1\n", "mlops.yml has 8 mistake(s)"),
     ],
 )

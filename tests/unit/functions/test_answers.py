@@ -141,6 +141,7 @@ def test_only_the_standard_library_and_boto3(path: Path) -> None:
         "collections",
         "json",
         "logging",
+        "re",
         "time",
         "typing",
         "urllib",
