@@ -132,7 +132,7 @@ def decide(principal: Principal, access: Access, policies: Policies, region: str
         return Decision(False, False, "VPC endpoint policy")
     identity = iam.evaluate(ask, *layers.values())
     # a key's policy and a role's trust must allow, too; an alias has none
-    required = access.service == "sts" or (access.service == "kms" and ":key/" in access.resource)
+    required = {"sts": ":role/", "kms": ":key/"}.get(access.service, "none") in access.resource
     combined = iam.combine_resource_policy(
         identity, ask, document, policies.resource_owner, required, tuple(list(layers.values())[1:])
     )
