@@ -14,13 +14,16 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
 
 from localaws import clock
 from localaws.errors import AwsError
+
+if TYPE_CHECKING:
+    from localaws.permissions.network import Network
 
 #: who makes the current request: an access key id, "" for the root of the account
 caller_key: contextvars.ContextVar[str] = contextvars.ContextVar("localaws_caller_key", default="")
@@ -54,7 +57,8 @@ class Cloud:
         )
         self.enforce = True  # whether policies decide; the account's root is never asked
         self.evidence: Any = None  # what IAM was asked (permissions.gate.Evidence)
-        self.networks: dict[str, Any] = {}  # access key → where its holder sits in a VPC
+        self.networks: dict[str, Network] = {}  # access key → where its holder sits in a VPC
+        self.routes: dict[str, set[str]] = {}  # VPC endpoint → what in a VPC went through it
         self.session_keys: dict[str, dict[str, Any]] = {}  # access key → condition keys of the session
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
@@ -63,15 +67,21 @@ class Cloud:
 
     # -- talking to other services, as AWS does: through their API ---------------------------------------
     def client(
-        self, service: str, role: str | None = None, principal: str = "", session: str = "local-cloud"
+        self,
+        service: str,
+        role: str | None = None,
+        principal: str = "",
+        session: str = "local-cloud",
+        network: Network | None = None,
     ) -> Any:
         """A boto3 client of this cloud; with ``role`` (an ARN), under credentials of that role.
 
         ``principal`` is the service that assumes the role (``codebuild.amazonaws.com``): the role's trust
-        policy must name it, else AwsError AccessDenied.
+        policy must name it, else AwsError AccessDenied. ``network`` is the VPC that the calls come from.
         """
         if role:
-            return self._make_client(service, self.role_credentials(role, principal, session))
+            keys = self.role_credentials(role, principal, session, network=network)
+            return self._make_client(service, keys)
         with self._clients_lock:
             found = self._clients.get(service)
         if found is None:
@@ -104,18 +114,31 @@ class Cloud:
         return self._make_client(service, {"AccessKeyId": key, "SecretAccessKey": "forwarded"})
 
     def role_credentials(
-        self, role: str, principal: str, session: str = "local-cloud", seconds: int = 3600
+        self,
+        role: str,
+        principal: str,
+        session: str = "local-cloud",
+        seconds: int = 3600,
+        network: Network | None = None,
     ) -> dict[str, str]:
-        """Temporary credentials of a role that a service (or the account) assumes."""
+        """Temporary credentials of a role that a service (or the account) assumes.
+
+        ``network`` is where their holder sits in a VPC: its calls reach only what has an endpoint there.
+        """
         if principal:
             self.check_trust(role, principal)
         name = re.sub(r"[^\w+=,.@-]", "-", session)[:64]
         answer = self.client("sts").assume_role(RoleArn=role, RoleSessionName=name, DurationSeconds=seconds)
-        return answer["Credentials"]
+        keys = answer["Credentials"]
+        if network:
+            self.networks[keys["AccessKeyId"]] = network
+        return keys
 
-    def role_environment(self, role: str, principal: str, session: str) -> dict[str, str]:
-        """What a process needs in its environment to call this cloud under a role."""
-        keys = self.role_credentials(role, principal, session)
+    def role_environment(
+        self, role: str, principal: str, session: str, network: Network | None = None
+    ) -> dict[str, str]:
+        """What a process needs in its environment to call this cloud under a role, from ``network``."""
+        keys = self.role_credentials(role, principal, session, network=network)
         return {
             "AWS_ACCESS_KEY_ID": keys["AccessKeyId"],
             "AWS_SECRET_ACCESS_KEY": keys["SecretAccessKey"],

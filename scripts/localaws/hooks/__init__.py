@@ -48,6 +48,7 @@ def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.T
     cloudformation.read_template_urls()
     cloudformation.allow_service_tags()
     network.read_prefix_lists()
+    network.keep_vpc_endpoints()
     alarms.alarms_mind_dimensions()
     alarms.tell_of_lost_actions(cloud)
     mail.keep_mail(cloud)
