@@ -68,7 +68,8 @@ def resource_policy(service: str, arn: str) -> tuple[Any, str | None] | None:
     """The policy of a resource that the emulator keeps, with its owner's account."""
     from ministack.core import iam_evaluator
 
-    return iam_evaluator._resource_policy(service, arn)
+    found = iam_evaluator._resource_policy(service, arn)
+    return (found[0] or None, found[1]) if found else None  # "" for a bucket without a policy
 
 
 def tags_of(arn: str) -> dict[str, str]:
