@@ -107,7 +107,7 @@ def quick_create_url(region: str, suffix: str, template_url: str, stack_name: st
     console = "amazonaws.cn" if suffix.endswith(".cn") else "aws.amazon.com"
     return (
         f"https://{region}.console.{console}/cloudformation/home?region={region}#/stacks/create/review"
-        f"?templateURL={quote(template_url, safe='')}&stackName={stack_name}"
+        f"?templateURL={quote(template_url, safe='')}&stackName={quote(stack_name, safe='')}"
     )
 
 
