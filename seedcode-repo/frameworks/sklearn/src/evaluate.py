@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from inference import METADATA_FILE, load_model, probabilities
+from inference import METADATA_FILE, ModelError, load_model, probabilities
 from sklearn.metrics import (
     accuracy_score,
     confusion_matrix,
@@ -111,8 +111,11 @@ def model_folder(path: Path, scratch: Path) -> Path:
     """Return the folder of the model: path itself, or what model.tar.gz in it unpacks to."""
     archive = path / "model.tar.gz" if path.is_dir() else path
     if archive.is_file():
-        with tarfile.open(archive) as tar:
-            tar.extractall(scratch, filter="data")  # refuses members that would be written outside
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(scratch, filter="data")  # refuses members that would be written outside
+        except tarfile.TarError as error:
+            raise EvaluationError(f"{archive.name} is refused: {error}; train the model again") from error
         return scratch
     if not (path / METADATA_FILE).is_file():
         raise EvaluationError(f"{path}: neither model.tar.gz nor {METADATA_FILE} is there")
@@ -156,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         result = run(args.model, args.test, args.output)
-    except EvaluationError as error:
+    except (EvaluationError, ModelError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
     metrics = result["binary_classification_metrics"]

@@ -6,6 +6,8 @@ was trained).
 
 import json
 import math
+import reprlib
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +26,10 @@ TRUSTED_TYPES = [
     # project's own training job, through a bucket that only the project's roles can write to.
     "sklearn.tree._tree.Tree",
 ]
+
+
+class ModelError(ValueError):
+    """The model cannot be used; the message says which file and why."""
 
 
 class BadRequest(ValueError):
@@ -58,8 +64,15 @@ def load_model(folder: Path) -> Model:
     """Read a model folder."""
     if not (folder / METADATA_FILE).is_file():
         raise FileNotFoundError(f"{folder}: no {METADATA_FILE} there, so this is no model of this project")
-    metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
-    return Model(skops.io.load(folder / MODEL_FILE, trusted=TRUSTED_TYPES), metadata)
+    try:
+        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+        return Model(skops.io.load(folder / MODEL_FILE, trusted=TRUSTED_TYPES), metadata)
+    except zipfile.BadZipFile as error:  # a pickle, for example: it would run code when it is loaded
+        raise ModelError(
+            f"{folder / MODEL_FILE} was not written by skops ({error}): save the model with save_model()"
+        ) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"the model in {folder} is refused: {error}") from error
 
 
 def to_frame(rows: Sequence[Sequence[Any]], model: Model) -> pd.DataFrame:
@@ -89,10 +102,10 @@ def _number(value: Any, row: int, column: str) -> float:
         return float("nan")
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # an integer of JSON may have any number of digits
         number = math.inf
     if isinstance(value, bool) or not math.isfinite(number):
-        raise BadRequest(f"row {row}, column {column!r}: {value!r} is not a number")
+        raise BadRequest(f"row {row}, column {column!r}: {reprlib.repr(value)} is not a number")
     return number
 
 
@@ -100,5 +113,5 @@ def _category(value: Any, row: int, column: str) -> str | float:
     if value is None or (isinstance(value, str) and not value.strip()):
         return float("nan")
     if not isinstance(value, str):
-        raise BadRequest(f"row {row}, column {column!r}: {value!r} is not a text")
+        raise BadRequest(f"row {row}, column {column!r}: {reprlib.repr(value)} is not a text")
     return value.strip()

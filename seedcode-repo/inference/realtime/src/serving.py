@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import os
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,24 @@ def parse_csv(text: str) -> list[list[str]]:
         raise BadRequest(f"the body is not CSV: {error}") from error
 
 
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; one that names a key twice means two things, of which a parser keeps one."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise BadRequest(f"the body names {reprlib.repr(name)} twice in one object; keep one")
+        found[name] = value
+    return found
+
+
 def parse_json(text: str, features: Sequence[str]) -> list[list[Any]]:
     """Read {"instances": [...]}; each instance is a list in feature order or an object by feature name."""
     try:
-        body = json.loads(text)
+        body = json.loads(text, object_pairs_hook=unique)
+    except BadRequest:
+        raise
+    except RecursionError as error:
+        raise BadRequest("the body is nested too deep: {\"instances\": [[...], ...]} is enough") from error
     except ValueError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     instances = body.get("instances") if isinstance(body, dict) else None
@@ -49,7 +64,7 @@ def parse_json(text: str, features: Sequence[str]) -> list[list[Any]]:
                 what = (
                     f"missing {', '.join(map(repr, missing))}"
                     if missing
-                    else f"unknown {', '.join(map(repr, unknown))}"
+                    else f"unknown {', '.join(map(reprlib.repr, unknown[:10]))}"
                 )
                 raise BadRequest(f"row {number}: {what}; a missing value is null")
             rows.append([instance[name] for name in features])
@@ -98,14 +113,15 @@ def create_app(model_dir: Path | None = None) -> Flask:
     def invocations() -> Response:
         content_type = request.mimetype or CSV
         if content_type not in (CSV, JSON):
-            return refuse(415, f"Content-Type {content_type!r} is not supported; use {CSV} or {JSON}")
+            return refuse(415, f"Content-Type {content_type[:100]!r} is not supported; use {CSV} or {JSON}")
         accept = (
             request.accept_mimetypes.best_match([content_type, CSV, JSON])
             if request.accept_mimetypes
             else content_type
         )
         if accept is None:
-            return refuse(406, f"Accept {request.headers['Accept']!r} is not supported; use {CSV} or {JSON}")
+            wanted = request.headers["Accept"][:100]
+            return refuse(406, f"Accept {wanted!r} is not supported; use {CSV} or {JSON}")
         try:
             frame = to_frame(read_rows(content_type, request.get_data(), model.features), model)
         except BadRequest as error:
