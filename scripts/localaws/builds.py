@@ -66,12 +66,13 @@ class Log:
 
     def _make(self) -> None:
         exists = self.client.exceptions.ResourceAlreadyExistsException
-        groups = self.client.describe_log_groups(logGroupNamePrefix=self.group)["logGroups"]
-        if not any(g["logGroupName"] == self.group for g in groups):
-            with contextlib.suppress(exists):
-                self.client.create_log_group(logGroupName=self.group)
+        place = {"logGroupName": self.group, "logStreamName": self.stream}
         with contextlib.suppress(exists):
-            self.client.create_log_stream(logGroupName=self.group, logStreamName=self.stream)
+            try:
+                self.client.create_log_stream(**place)
+            except self.client.exceptions.ResourceNotFoundException:
+                self.client.create_log_group(logGroupName=self.group)
+                self.client.create_log_stream(**place)
 
     def write(self, line: str) -> None:
         """Take a line; it is sent with the next flush."""

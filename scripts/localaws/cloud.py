@@ -52,10 +52,9 @@ class Cloud:
         self.outbox: list[dict[str, Any]] = []
         self.undelivered: list[str] = []
         self.faults: list[str] = []
-        self.internal_key = (
-            f"AWSINTERNAL{uuid.uuid4().hex[:16].upper()}"  # of work that AWS does inside itself
-        )
-        self.enforce = True  # whether policies decide; the account's root is never asked
+        # of work that AWS does inside itself
+        self.internal_key = f"AWSINTERNAL{uuid.uuid4().hex[:16].upper()}"
+        self.enforce = False  # whether policies decide; the account's root is never asked
         self.evidence: Any = None  # what IAM was asked (permissions.gate.Evidence)
         self.networks: dict[str, Network] = {}  # access key → where its holder sits in a VPC
         self.routes: dict[str, set[str]] = {}  # VPC endpoint → what in a VPC went through it

@@ -9,7 +9,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from localaws.hooks import alarms, clocks, cloudformation, events, identity, mail, nested, network, policies, storage
+from localaws.hooks import (
+    alarms,
+    clocks,
+    cloudformation,
+    events,
+    functions,
+    identity,
+    keys,
+    mail,
+    nested,
+    network,
+    policies,
+    storage,
+)
 from localaws.hooks.cloudformation import service_documents, service_tags
 from localaws.hooks.events import put_service_event
 from localaws.hooks.identity import caller_arn, scope_request
@@ -27,7 +40,20 @@ __all__ = [
     "service_documents",
     "service_tags",
 ]
-_MODULES = (alarms, clocks, cloudformation, events, identity, mail, nested, network, policies, storage)
+_MODULES = (
+    alarms,
+    clocks,
+    cloudformation,
+    events,
+    functions,
+    identity,
+    keys,
+    mail,
+    nested,
+    network,
+    policies,
+    storage,
+)
 #: hook → the emulator's private names it uses ("module:attribute"), of all modules
 HOOKS: dict[str, tuple[str, ...]] = {hook: names for m in _MODULES for hook, names in m.HOOKS.items()}
 
@@ -55,3 +81,6 @@ def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.T
     storage.images_are_told()
     cloudformation.refuse_unknown_parameters()
     identity.refuse_trust_policies()
+    functions.run_under_roles(cloud)
+    keys.check_log_keys(cloud)
+    cloudformation.ask_for_stacks(cloud)  # last: it goes around what the others did to the handlers

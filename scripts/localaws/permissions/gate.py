@@ -161,7 +161,8 @@ def _resource_policy(cloud: Cloud, access: Access) -> tuple[Any, str | None] | N
     if hasattr(ours, "resource_policy"):
         found = ours.resource_policy(access.resource)
         return (found, owner(access.resource)) if found else None
-    return policies.resource_policy(access.service, access.resource)
+    found = policies.resource_policy(access.service, access.resource)
+    return found if found and found[0] else None
 
 
 def denied_answer(service: str, error: AwsError, headers: dict[str, str], caller: str) -> Any:

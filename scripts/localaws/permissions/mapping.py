@@ -103,16 +103,21 @@ def generic(
         raise AwsError("NotImplemented", f"the local cloud does not know the IAM action {action}", 501)
     prefix = action.partition(":")[0]
     context = {**request_tags(details, params), **(context or {})}
-    resources = list(
-        dict.fromkeys(
-            r for kind in details["resourceTypes"] for r in arns(cloud, prefix, kind["name"], params)
-        )
-    )
+    kinds = details["resourceTypes"]
+    resources = list(dict.fromkeys(r for k in kinds for r in arns(cloud, prefix, k["name"], params)))
+    if not resources:  # what has no name yet, or is not named: any of the kind
+        needed = (k["name"] for k in kinds if k["required"])
+        resources = [r for kind in needed for r in arns(cloud, prefix, kind, params, anyone=True)][:1]
     return [Access(action, resource, context) for resource in resources or ["*"]]
 
 
-def arns(cloud: Cloud, prefix: str, kind: str, params: Mapping[str, Any]) -> Iterator[str]:
-    """ARNs of the resources of one type that parameters name, as ARN or by name."""
+def arns(
+    cloud: Cloud, prefix: str, kind: str, params: Mapping[str, Any], anyone: bool = False
+) -> Iterator[str]:
+    """ARNs of the resources of one type that parameters name, as ARN or by name.
+
+    With ``anyone`` a name that no parameter gives is ``*``.
+    """
     details = resource_details(prefix, kind)
     if details is None:
         return
@@ -123,12 +128,14 @@ def arns(cloud: Cloud, prefix: str, kind: str, params: Mapping[str, Any]) -> Ite
         if named:
             yield from named
             continue
-        filled = _filled(cloud, prefix, kind, form, params)
+        filled = _filled(cloud, prefix, kind, form, params, anyone)
         if filled:
             yield filled
 
 
-def _filled(cloud: Cloud, prefix: str, kind: str, form: str, params: Mapping[str, Any]) -> str | None:
+def _filled(
+    cloud: Cloud, prefix: str, kind: str, form: str, params: Mapping[str, Any], anyone: bool
+) -> str | None:
     table = _names().get(prefix, {})
     given = {k.lower(): v for k, v in params.items() if isinstance(v, str)}
     values = {"Partition": cloud.partition, "Region": cloud.region, "Account": cloud.account}
@@ -138,7 +145,9 @@ def _filled(cloud: Cloud, prefix: str, kind: str, form: str, params: Mapping[str
         wanted = table.get(f"{kind}/{name}", table.get(name, name)).split("|")
         value = next((given[w.lower()] for w in wanted if given.get(w.lower())), None)
         if value is None or value.startswith("arn:"):
-            return None
+            if not anyone:
+                return None
+            value = "*"
         values[name] = value
     return _PLACEHOLDER.sub(lambda m: values[m[1]], form)
 

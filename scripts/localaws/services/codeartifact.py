@@ -27,7 +27,10 @@ from packaging.utils import (
 )
 
 from localaws import clock
+from localaws.cloud import caller_key
 from localaws.errors import AwsError
+from localaws.permissions import callers, gate
+from localaws.permissions.access import Access
 from localaws.resource import Context, ResourceType
 from localaws.service import Response, Service, moment, page
 
@@ -54,7 +57,7 @@ class CodeArtifact(Service):
         self.repositories: dict[tuple[str, str], dict[str, Any]] = {}
         self.policies: dict[str, dict[str, Any]] = {}
         self.tags: dict[str, dict[str, str]] = {}
-        self.tokens: dict[str, tuple[str, Any]] = {}
+        self.tokens: dict[str, tuple[str, Any, str]] = {}  # token → domain, end, who asked
         self.lock = threading.RLock()
         self.store = WheelStore(cloud.cache / "wheels")
 
@@ -217,7 +220,7 @@ class CodeArtifact(Service):
                 "ValidationException", f"durationSeconds is {seconds}; 0, or 900 to 43200, is allowed"
             )
         token, expires = secrets.token_hex(32), moment() + timedelta(seconds=seconds)
-        self.tokens[token] = (p["domain"], expires)
+        self.tokens[token] = (p["domain"], expires, caller_key.get())
         return {"authorizationToken": token, "expiration": expires}
 
     def list_packages(self, p: dict) -> dict:
@@ -294,12 +297,17 @@ class CodeArtifact(Service):
 
     def allows(self, domain: str, authorization: str) -> bool:
         """Whether an HTTP Basic header carries a token that is valid for the domain."""
-        try:
-            token = base64.b64decode(authorization.partition(" ")[2]).decode().partition(":")[2]
-        except ValueError:
-            return False
-        owner, expires = self.tokens.get(token, ("", None))
+        owner, expires, _ = self.tokens.get(_token(authorization), ("", None, ""))
         return owner == domain and expires is not None and clock.now() < expires
+
+    def authorize(self, repository: dict[str, Any], authorization: str) -> None:
+        """A token carries the permissions of who asked for it. Raises AccessDenied for a repository that is
+        not theirs to read."""
+        caller = callers.caller_of(self.cloud, self.tokens[_token(authorization)][2])
+        service = "codeartifact.repositories"
+        endpoint = None if caller.unrestricted else gate.way_in(self.cloud, caller, service)
+        access = Access("codeartifact:ReadFromRepository", repository["arn"])
+        gate.authorize(self.cloud, caller, access, endpoint)
 
     def _domain(self, p: dict) -> dict[str, Any]:
         if (
@@ -429,6 +437,14 @@ class WheelStore:
         return self._files().get(name)
 
 
+def _token(authorization: str) -> str:
+    """The token in an HTTP Basic header, "" when it has none."""
+    try:
+        return base64.b64decode(authorization.partition(" ")[2]).decode().partition(":")[2]
+    except ValueError:
+        return ""
+
+
 def index(cloud: Cloud, method: str, path: str, headers: dict[str, str], query: str, body: bytes) -> Response:
     """pip's index (PEP 503, 691, 658) of a repository.
 
@@ -447,6 +463,10 @@ def index(cloud: Cloud, method: str, path: str, headers: dict[str, str], query: 
     repository = service.repositories.get((domain, name))
     if repository is None:
         return _text(404, f"Repository {name} not found in domain {domain}\n")
+    try:
+        service.authorize(repository, headers.get("authorization", ""))
+    except AwsError as error:
+        return _text(403, f"{error.message}\n")
     if not service.serves(repository):
         return _text(404, f"Repository {name} has no upstream with the external connection public:pypi\n")
     if kind == "files":

@@ -9,6 +9,7 @@ announced on EventBridge as ``CodeCommit Repository State Change``.
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import os
 import re
@@ -28,6 +29,8 @@ from urllib.parse import unquote
 from localaws import clock, hooks
 from localaws.cloud import Cloud, caller_key
 from localaws.errors import AwsError
+from localaws.permissions import callers, gate
+from localaws.permissions.access import Access
 from localaws.resource import Attributes, Context, ResourceType
 from localaws.service import Response, Service, page
 
@@ -914,12 +917,38 @@ def serve_git(
     }
     token = caller_key.set(_access_key(headers))
     try:
+        if refused := _refusal(found, rest, query, headers, body):
+            return refused
         if rest == "git-receive-pack":
             with found.announced(hooks.caller_arn(cloud)):
                 return _backend(found, env, body)
         return _backend(found, env, body)
     finally:
         caller_key.reset(token)
+
+
+def _refusal(
+    repository: Repository, rest: str, query: str, headers: dict[str, str], body: bytes
+) -> Response | None:
+    """What git is told when its user may not pull or push; None when it may.
+
+    A push is asked twice as on AWS: for the repository, then with the references that it updates.
+    """
+    pushes = rest == "git-receive-pack" or "service=git-receive-pack" in query
+    action = "codecommit:GitPush" if pushes else "codecommit:GitPull"
+    context: dict[str, Any] = {}
+    if rest == "git-receive-pack":
+        content = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
+        found = re.findall(rb"[0-9a-f]{40} [0-9a-f]{40} ([^\0\n]+)", content.partition(b"PACK")[0])
+        context["codecommit:References"] = [ref.decode("utf-8", "replace") for ref in found]
+    cloud = repository.cloud
+    try:
+        caller = callers.caller_of(cloud, caller_key.get())
+        endpoint = None if caller.unrestricted else gate.way_in(cloud, caller, "git-codecommit")
+        gate.authorize(cloud, caller, Access(action, repository.arn, context), endpoint)
+    except AwsError as error:
+        return 403, {"Content-Type": "text/plain"}, f"{error.message}\n".encode()
+    return None
 
 
 def _access_key(headers: dict[str, str]) -> str:
