@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from localaws.hooks import keys
 from localaws.hooks.events import undelivered
 from localaws.refusals import policy_allows
 
@@ -80,10 +81,14 @@ def tell_of_lost_actions(cloud: Cloud) -> None:
             "aws:sourcearn": alarm.get("AlarmArn", ""),
         }
         policy = (topic.get("attributes") or {}).get("Policy")
-        if policy_allows(policy, "cloudwatch.amazonaws.com", "sns:Publish", context):
-            return True
-        undelivered(cloud, arn, f"{reason}the topic's policy does not let cloudwatch.amazonaws.com publish")
-        return False
+        if not policy_allows(policy, "cloudwatch.amazonaws.com", "sns:Publish", context):
+            why = "the topic's policy does not let cloudwatch.amazonaws.com publish"
+            undelivered(cloud, arn, f"{reason}{why}")
+            return False
+        if why := keys.topic_refused(arn, "cloudwatch.amazonaws.com", context):
+            undelivered(cloud, arn, f"{reason}{why}")
+            return False
+        return True
 
     def dispatch(alarm: dict, old_state: str, new_state: str, reason: str) -> Any:
         name = {"ALARM": "AlarmActions", "OK": "OKActions"}.get(new_state, "InsufficientDataActions")

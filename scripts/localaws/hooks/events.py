@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from localaws import clock, refusals, resource
+from localaws.hooks import keys
 from localaws.hooks.answers import triple
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _forbidden(cloud: Cloud, service: str, target: dict, rule: dict) -> str:
     else:
         return ""
     if refusals.policy_allows(policy, "events.amazonaws.com", action, context):
-        return ""
+        return keys.topic_refused(arn, "events.amazonaws.com", context) if service == "sns" else ""
     return f"no resource-based policy allows events.amazonaws.com the {action} action"
 
 
@@ -183,6 +184,14 @@ def _universal(cloud: Cloud, target: dict, event: dict, schedule: dict) -> None:
     def call() -> None:
         from botocore import xform_name
 
+        from localaws.permissions import implied
+
+        group, _, name = schedule.get("Arn", "").rpartition(":schedule/")[2].partition("/")
+        which = {"GroupName": group, "Name": name}
+        for access in implied.kms_accesses(cloud, "scheduler", "GetSchedule", which):
+            if not implied.role_may(cloud, target["RoleArn"], access):  # the payload is encrypted with it
+                reason = f"{target['RoleArn']} may not {access.action} with {access.resource}"
+                return undelivered(cloud, schedule.get("Arn", ""), reason)
         method = xform_name(operation[0].upper() + operation[1:])
         try:
             client = cloud.client(
