@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import json
 import logging
 import os
 import re
@@ -34,6 +33,8 @@ class Cloud:
 
     #: access keys of the account's root: who launches the platform, and whoever did not sign
     ROOT_KEYS = ("test", "testing")
+    #: services of which no AWS page says that they name their account when they assume a role
+    WITHOUT_SOURCE = ("cloudformation.amazonaws.com",)
 
     def __init__(
         self, port: int, home: Path, cache: Path, account: str, region: str, time_scale: float = 0.01
@@ -148,8 +149,8 @@ class Cloud:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def check_trust(self, role: str, principal: str) -> dict[str, Any]:
-        """The role, if its trust policy lets the service principal assume it.
+    def check_trust(self, role: str, principal: str, source: str = "") -> dict[str, Any]:
+        """The role, if its trust policy lets the service principal assume it, for the resource ``source``.
 
         Raises AwsError AccessDenied naming the role and the principal that is missing.
         """
@@ -160,22 +161,16 @@ class Cloud:
             found = self.client("iam").get_role(RoleName=match[1])["Role"]
         except Exception as error:
             raise AwsError("ValidationException", f"Role {role} does not exist: {error}") from error
-        document = found["AssumeRolePolicyDocument"]
-        document = json.loads(document) if isinstance(document, str) else document
-        statements = document.get("Statement", [])
-        for statement in statements if isinstance(statements, list) else [statements]:
-            services = (
-                (statement.get("Principal") or {}).get("Service", [])
-                if isinstance(statement.get("Principal"), dict)
-                else []
-            )
-            services = [services] if isinstance(services, str) else services
-            if statement.get("Effect") == "Allow" and principal in services:
-                return found
+        from localaws.hooks import policies
+
+        keys = {} if principal in self.WITHOUT_SOURCE else {"aws:SourceAccount": self.account}
+        keys |= {"aws:SourceArn": source} if source else {}
+        if policies.trusts(found["AssumeRolePolicyDocument"], principal, role, keys):
+            return found
         raise AwsError(
             "AccessDeniedException",
             f"{principal} is not authorized to perform: sts:AssumeRole on {role} "
-            f"(the role's trust policy does not name {principal})",
+            f"(the role's trust policy does not allow it to {principal} with {keys or 'no condition keys'})",
         )
 
     # -- events, logs ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from localaws import clock, hooks
-from localaws.cloud import Cloud
+from localaws.cloud import Cloud, caller_key
 from localaws.errors import AwsError
 from localaws.permissions import gate, requests
 from localaws.service import Response, Service
@@ -73,6 +73,7 @@ class Gateway:
         if handler is None and not self._emulated(signed):
             handler = functools.partial(_not_served, signed)
         if handler is None:
+            caller_key.set(access_key)  # for CloudFormation, which works on in the caller's name
             return await self.inner(scope, replay, send)
         body = await _body(replay)
         request = (scope["method"], raw_path if name else path, headers, query, body)
@@ -82,7 +83,7 @@ class Gateway:
     async def _checked(
         self, scope: dict, receive: Callable, headers: dict[str, str], path: str, query: str, signed: str
     ) -> tuple[Response | None, Callable]:
-        """The refusal of a request that its caller may not make (None if it may), and its body to read again."""
+        """The refusal of a request (None if its caller may make it), and its body to read again."""
         access_key, _ = requests.signature(headers, query)
         service = requests.service_of(signed, path)
         if access_key == self.cloud.internal_key or not service:
@@ -242,12 +243,8 @@ def control(
     if what == "calls":
         wanted = parse_qs(query).get("service")
         return _json([c for c in cloud.calls if not wanted or c["service"] in wanted])
-    return _json(
-        {
-            "error": f"{what!r} is unknown; there are health, clock, outbox, settings, calls, denials, questions"
-        },
-        404,
-    )
+    there_are = "health, clock, outbox, settings, calls, denials, questions"
+    return _json({"error": f"{what!r} is unknown; there are {there_are}"}, 404)
 
 
 def _json(value: Any, status: int = 200) -> Response:

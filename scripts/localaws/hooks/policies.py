@@ -57,6 +57,22 @@ def role(account: str, name: str) -> dict[str, Any] | None:
     return iam._roles.get_scoped(account, None, name)
 
 
+def trusts(document: Any, principal: str, role_arn: str, context: dict[str, Any]) -> bool:
+    """Whether a trust policy lets a service assume its role, given the keys that the service supplies."""
+    from ministack.core import iam_evaluator as iam
+
+    ask = iam.EvalContext(
+        principal_arn=principal,
+        principal_type="Service",
+        principal_account="",
+        action="sts:AssumeRole",
+        resource_arn=role_arn,
+        region="",
+        service_context={k.lower(): v for k, v in context.items()},
+    )
+    return iam.evaluate_resource_policy(document, ask, service=principal).decision == "Allow"
+
+
 def managed_policy(arn: str, account: str) -> dict[str, Any] | str | None:
     """The default version of a managed policy."""
     from ministack.core import iam_evaluator

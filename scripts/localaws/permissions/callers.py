@@ -56,7 +56,7 @@ def caller_of(cloud: Cloud, access_key: str) -> Caller:
 
 
 def caller_of_role(cloud: Cloud, role_arn: str, session: str) -> Caller:
-    """A session of a role that a service uses without calling the cloud's port (CloudFormation's handlers)."""
+    """A session of a role that a service uses without the cloud's port, as CloudFormation's handlers do."""
     name = role_arn.rpartition("/")[2]
     arn = f"arn:{cloud.partition}:sts::{cloud.account}:assumed-role/{name}/{session}"
     return _session_caller(cloud, "", {"Arn": arn})

@@ -149,7 +149,7 @@ def owner(arn: str) -> str | None:
 
 
 def _resource_policy(cloud: Cloud, access: Access) -> tuple[Any, str | None] | None:
-    """The policy of the resource and its owner: the emulator's, a role's trust, or one that our services keep."""
+    """The policy of the resource and its owner: a role's trust, our services', or the emulator's."""
     if access.resource == "*":
         return None
     if access.service == "sts" or access.action == "iam:PassRole":

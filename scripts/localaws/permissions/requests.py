@@ -1,4 +1,7 @@
-"""What an HTTP request asks for: service, operation and parameters, by botocore's models and moto's parsers."""
+"""What an HTTP request asks for: service, operation and parameters.
+
+botocore's models say it, moto's router and parsers read it.
+"""
 
 from __future__ import annotations
 

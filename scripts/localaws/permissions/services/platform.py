@@ -181,7 +181,7 @@ def codebuild(cloud: Cloud, request: Request) -> list[Access] | None:
 
 
 def codecommit(cloud: Cloud, request: Request) -> list[Access] | None:
-    """Repositories by name, by names, or by the pull request or comment that is theirs; the branch is a key."""
+    """Repositories by name, by names, or by the pull request that is theirs; the branch is a key."""
     params = dict(request.params)
     service = cloud.services["codecommit"]
     context = {}

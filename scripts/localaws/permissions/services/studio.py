@@ -35,7 +35,21 @@ def sagemaker(cloud: Cloud, request: Request) -> list[Access]:
         tagging = {**tags, "sagemaker:TaggingAction": request.operation}
         own = [a for a in asked if a.resource != "*"][:1]
         asked += [Access("sagemaker:AddTags", a.resource, tagging) for a in own]
-    return asked
+    return asked + _through_the_catalog(cloud, request)
+
+
+def _through_the_catalog(cloud: Cloud, request: Request) -> list[Access]:
+    """A project is a provisioned product, which SageMaker handles with the permissions of who calls it.
+
+    https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-projects-studio-updates.html
+    """
+    level = {"servicecatalog:accountLevel": "self"}
+    if request.operation == "CreateProject":
+        product = (request.params.get("ServiceCatalogProvisioningDetails") or {}).get("ProductId", "*")
+        return [Access("servicecatalog:ProvisionProduct", cloud.arn("catalog", f"product/{product}"))]
+    action = {"UpdateProject": "UpdateProvisionedProduct", "DeleteProject": "TerminateProvisionedProduct"}
+    name = action.get(request.operation)
+    return [Access(f"servicecatalog:{name}", "*", level)] if name else []
 
 
 def _keys(cloud: Cloud, request: Request) -> Iterator[tuple[str, Any]]:
@@ -82,7 +96,7 @@ def _keys(cloud: Cloud, request: Request) -> Iterator[tuple[str, Any]]:
 
 
 def _space(cloud: Cloud, request: Request) -> Iterator[tuple[str, Any]]:
-    """Whose space (or app) it is, and whether it is shared: from the call, or from the space that is there."""
+    """Whose space (or app) it is, and whether it is shared: from the call, or from the space."""
     params = request.params
     domain, space = params.get("DomainId"), params.get("SpaceName")
     profile = (params.get("OwnershipSettings") or {}).get("OwnerUserProfileName")
