@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from localaws import refusals, resource
+from localaws.errors import AwsError
 
 if TYPE_CHECKING:
     from localaws.cloud import Cloud
@@ -26,6 +28,17 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.cloudformation.handlers:_resolve_parameters",
         "ministack.services.cloudformation.changesets:_resolve_parameters",
         "ministack.services.cloudformation.engine:_resolve_parameters",
+    ),
+    "stack_permissions": (
+        "ministack.services.cloudformation:_ACTION_HANDLERS",
+        "ministack.services.cloudformation.handlers:_resolve_stack",
+        "ministack.services.cloudformation.changesets:_find_change_set",
+        "ministack.services.cloudformation.helpers:_error",
+        "ministack.services.cloudformation.provisioners:_RESOURCE_HANDLERS",
+        "ministack.services.cloudformation.provisioners:_custom_resource_create",
+        "ministack.services.cloudformation.provisioners:_custom_resource_update",
+        "ministack.services.cloudformation.provisioners:_custom_resource_delete",
+        "ministack.services.cloudformation.stacks:_resolve_dynamic_references",
     ),
 }
 
@@ -192,3 +205,85 @@ def refuse_unknown_parameters() -> None:
 
     for module in (handlers, changesets, engine):  # the engine's own is that of nested stacks
         module._resolve_parameters = checked(module._resolve_parameters)
+
+
+def ask_for_stacks(cloud: Cloud) -> None:
+    """Put what CloudFormation does for a stack before IAM's policies; the last hook on its handlers."""
+    from ministack.services.cloudformation import _ACTION_HANDLERS, changesets, engine, handlers, provisioners
+    from ministack.services.cloudformation import stacks as engine_stacks
+
+    from localaws.permissions.stacks import Stacks
+
+    ours = Stacks(cloud)
+    for action, stored in _STACK_OPERATIONS.items():
+        _ACTION_HANDLERS[action] = _under_a_role(ours, action, stored, _ACTION_HANDLERS[action])
+    for name, handler in provisioners._RESOURCE_HANDLERS.items():
+        if name != "AWS::CloudFormation::CustomResource":
+            ours.guarded(name, handler)
+    provisioners._custom_resource_create = ours.custom(provisioners._custom_resource_create)
+    provisioners._custom_resource_update = ours.custom(provisioners._custom_resource_update, properties=2)
+    provisioners._custom_resource_delete = ours.custom(provisioners._custom_resource_delete)
+    provisioners._RESOURCE_HANDLERS["AWS::CloudFormation::CustomResource"]["create"] = (
+        provisioners._custom_resource_create
+    )
+
+    def parameters(original: Callable) -> Callable:
+        def resolve(template: dict, provided: list[dict], *rest: Any) -> dict:
+            ours.ask_parameters(template, provided)
+            return original(template, provided, *rest)
+
+        return resolve
+
+    for module in (handlers, changesets, engine):
+        module._resolve_parameters = parameters(module._resolve_parameters)
+    references = engine_stacks._resolve_dynamic_references
+
+    def resolve_references(value: Any, *rest: Any, **more: Any) -> Any:
+        ours.ask_references(json.dumps(value, default=str))
+        return references(value, *rest, **more)
+
+    engine_stacks._resolve_dynamic_references = resolve_references
+
+
+#: operations that work on a stack's resources → whether the role they name is kept for later operations
+_STACK_OPERATIONS = {
+    "CreateStack": True,
+    "UpdateStack": True,
+    "CreateChangeSet": True,
+    "ExecuteChangeSet": True,
+    "ContinueUpdateRollback": True,
+    "RollbackStack": True,
+    "DeleteStack": False,
+}
+
+
+def _under_a_role(ours: Any, action: str, stored: bool, operation: Callable) -> Callable:
+    from ministack.services.cloudformation import changesets, handlers, helpers
+
+    def named(params: dict, key: str) -> str:
+        return str(helpers._p(params, key))
+
+    def run(params: dict) -> Any:
+        stack, change_set = named(params, "StackName"), ""
+        if action == "ExecuteChangeSet":
+            name = (handlers._resolve_stack(stack) or {}).get("StackName", "")
+            change_set, found = changesets._find_change_set(named(params, "ChangeSetName"), name)
+            stack = found["StackName"] if found else ""
+        before = handlers._resolve_stack(stack) or {}
+        is_there = before.get("StackStatus") not in (None, "DELETE_COMPLETE")
+        kept = ours.roles.get(before["StackId"], "") if is_there else ""
+        role = named(params, "RoleARN") or ours.roles.get(change_set, "") or kept
+        try:
+            answer = ours.run(role, lambda: operation(params))
+        except AwsError as error:
+            return helpers._error(error.code, error.message, error.status)
+        if role and stored and answer[0] < 300:
+            if action == "CreateChangeSet":
+                name = (handlers._resolve_stack(stack) or {}).get("StackName", "")
+                made, _ = changesets._find_change_set(named(params, "ChangeSetName"), name)
+            else:
+                made = (handlers._resolve_stack(stack) or {}).get("StackId")
+            ours.roles[made] = role
+        return answer
+
+    return run

@@ -133,6 +133,7 @@ def decide(principal: Principal, access: Access, policies: Policies, region: str
     identity = iam.evaluate(ask, *layers.values())
     # a key's policy and a role's trust must allow, too; an alias has none
     required = {"sts": ":role/", "kms": ":key/"}.get(access.service, "none") in access.resource
+    required = required and not access.resource.endswith(":key/*")  # a key to be made has no policy yet
     combined = iam.combine_resource_policy(
         identity, ask, document, policies.resource_owner, required, tuple(list(layers.values())[1:])
     )
