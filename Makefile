@@ -8,6 +8,7 @@ CLOUD := PYTHONPATH=scripts .venv-localaws/bin/python -m localaws
 PORT ?= 4566
 SCENARIO ?= full
 ARGS ?=
+CHECK := PYTHONPATH=scripts .venv-check/bin/python -m check
 REHEARSE = PYTHONPATH=scripts $(PY) -m rehearse $(if $(LIST),--list,$(SCENARIO)) $(if $(JSON),--json) $(if $(KEEP),--keep) $(ARGS)
 
 ##@ Everyone
@@ -57,6 +58,9 @@ approve: setup ## Approve or reject a model version (ARGS='--project churn [--ve
 lint: setup ## ruff and cfn-lint, strict
 	@.venv/bin/ruff check && .venv/bin/cfn-lint
 
+check: setup ## Every scanner on templates, policies and code (JSON=1, ARGS='--only guard mlops-cfn/infra')
+	@$(SETUP) check && $(CHECK) $(if $(JSON),--json) $(ARGS)
+
 format: setup ## Let ruff mend what it can
 	@.venv/bin/ruff check --fix && .venv/bin/ruff format
 
@@ -67,6 +71,6 @@ lock: ## Resolve requirements/*.in and the wheel store's locks anew
 	@$(SETUP) lock
 
 clean: ## Remove build output, environments and caches
-	rm -rf build .venv .venv-localaws .cache .pytest_cache .ruff_cache tests/security/oracle/node_modules
+	rm -rf build .venv .venv-localaws .venv-check .cache .pytest_cache .ruff_cache tests/security/oracle/node_modules
 
-.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve lint format docs lock clean
+.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve lint check format docs lock clean
