@@ -7,7 +7,7 @@ Called by scripts/publish.py (an archive a combination, in the release) and by t
 
 A file may come from one layer only; the same file in two layers is an error that names both. Where a file
 must have something from each layer (mlops.yml), each layer has a part: `mlops.part.yml` of base, framework
-and inference, joined in this order.
+and inference, joined in this order. What the joined `requirements-dev.in` resolves to lies in `locks/`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,9 @@ def compose(framework: str, inference: str, seedcode: Path = SEEDCODE) -> dict[s
             layers = ", ".join(layer for layer, _ in pieces)
             raise ComposeError(f"{whole} is in two layers: {owner[whole]} has all of it, {layers} a part")
         files[whole] = b"\n".join(content.rstrip(b"\n") + b"\n" for _, content in pieces)
+    lock = seedcode / "locks" / f"{framework}-{inference}.txt"
+    if lock.is_file():  # what requirements-dev.in resolves to, with hashes; made by `make lock`
+        files["requirements-dev.txt"] = lock.read_bytes()
     return dict(sorted(files.items()))
 
 

@@ -28,7 +28,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,6 +47,12 @@ ENVIRONMENTS = {
 WITHOUT_DEPENDENCIES = {"check": "check-rules"}
 # what is installed inside the local cloud: the lock of each is requirements/wheels-<name>.txt
 WHEEL_LOCKS = ("cicd", "project", "image-sklearn")
+
+
+WITHIN_CICD = ("--constraint", "requirements/wheels-cicd.txt")
+WITHIN_PROJECT = ("--constraint", "requirements/wheels-project.txt")
+# how a Data Scientist, who has no `make lock`, resolves a project's requirements anew
+COMPILE = "pip-compile --generate-hashes --allow-unsafe --output-file={0}.txt {0}.in"
 
 
 class SetupError(RuntimeError):
@@ -155,7 +161,8 @@ def make_bootstrap() -> None:
     say("bootstrap (uv)")
     shutil.rmtree(BOOTSTRAP, ignore_errors=True)
     run([sys.executable, "-m", "venv", str(BOOTSTRAP)])
-    run([str(BOOTSTRAP / "bin/python"), "-m", "pip", "install", "--quiet", "-r", str(lock)])
+    pip = [str(BOOTSTRAP / "bin/python"), "-m", "pip", "install", "--quiet", "--no-deps"]
+    run([*pip, "--only-binary=:all:", "--require-hashes", "-r", str(lock)])
     (BOOTSTRAP / ".stamp").write_text(wanted)
 
 
@@ -199,6 +206,7 @@ def make_wheels() -> None:
         "wheel",
         "--quiet",
         "--no-deps",
+        "--only-binary=:all:",  # a source distribution runs code of its own when it is built
         "--wheel-dir",
         str(WHEELS),
     ]
@@ -224,13 +232,13 @@ def make_oracle() -> None:
 
 
 def project_requirements(folder: Path) -> list[str]:
-    """Every requirements file of every composed project, written where uv can read it."""
+    """What every composed project asks for, written where uv can read it."""
     import compose
 
     written = []
     for framework, inference in compose.combinations():
         for path, content in compose.compose(framework, inference).items():
-            if re.fullmatch(r"(.*/)?requirements[\w-]*\.txt", path):
+            if re.fullmatch(r"(.*/)?requirements[\w-]*\.in", path):
                 target = folder / f"{framework}-{inference}" / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
@@ -238,9 +246,12 @@ def project_requirements(folder: Path) -> list[str]:
     return written
 
 
-def resolve(lock: str, inputs: list[str], settings: dict[str, str], extra: tuple[str, ...] = ()) -> None:
+def resolve(
+    lock: str, inputs: list[str], settings: dict[str, str], extra: Sequence[str] = (), by: str = "make lock"
+) -> None:
     """One lock file from its inputs, for every Python from 3.11 on, with hashes."""
-    say(f"resolving requirements/{lock}.txt")
+    output = lock if "/" in lock else f"requirements/{lock}.txt"
+    say(f"resolving {output}")
     command = [
         str(BOOTSTRAP / "bin/uv"),
         "pip",
@@ -253,11 +264,11 @@ def resolve(lock: str, inputs: list[str], settings: dict[str, str], extra: tuple
     command += ["--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate"]
     # only the main index: a wheel that some machine built itself has a hash that no other machine can check
     only_index = {key: value for key, value in settings.items() if key == "index-url"}
-    command += [*uv_options(only_index), "--custom-compile-command", "make lock"]
-    command += ["--output-file", f"requirements/{lock}.txt", *extra, *inputs]
+    command += [*uv_options(only_index), "--custom-compile-command", by]
+    command += ["--output-file", output, *extra, *inputs]
     done = subprocess.run(command, cwd=ROOT, env=uv_environment(settings), capture_output=True, text=True)
     if done.returncode:
-        raise SetupError(f"requirements/{lock}.txt cannot be resolved:\n{done.stderr}")
+        raise SetupError(f"{output} cannot be resolved:\n{done.stderr}")
 
 
 def write_locks() -> None:
@@ -268,10 +279,27 @@ def write_locks() -> None:
         resolve(name, [f"requirements/{name}.in"], settings)
     for name in WITHOUT_DEPENDENCIES.values():
         resolve(name, [f"requirements/{name}.in"], settings, ("--no-deps",))
-    resolve("wheels-cicd", sorted(str(p) for p in ROOT.glob("mlops-cicd/requirements*.txt")), settings)
+    resolve("bootstrap", ["requirements/bootstrap.in"], settings)
+    # What builds install: the store holds all of it, and each lock is a part of the store's.
+    cicd = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("mlops-cicd/requirements*.in"))
+    resolve("wheels-cicd", cicd, settings)
+    for name in cicd:
+        resolve(f"{name[:-3]}.txt", [name], settings, WITHIN_CICD)
     resolve("wheels-image-sklearn", ["requirements/image-sklearn.in"], settings)
     with tempfile.TemporaryDirectory() as folder:
-        resolve("wheels-project", project_requirements(Path(folder)), settings)
+        wanted = project_requirements(Path(folder))
+        resolve("wheels-project", wanted, settings)
+        for name in (one for one in wanted if one.endswith("/requirements-dev.in")):
+            lock = f"seedcode-repo/locks/{Path(name).parent.name}.txt"
+            resolve(lock, [name], settings, WITHIN_PROJECT, COMPILE.format("requirements-dev"))
+    for path in sorted(ROOT.glob("seedcode-repo/frameworks/*/containers/requirements.in")):
+        # pip must leave alone what the SageMaker image brings
+        image = (ROOT / f"requirements/image-{path.parts[-3]}.in").read_text()
+        brought = sorted(set(re.findall(r"^([A-Za-z0-9._-]+)==", image, re.MULTILINE)))
+        left_out = [word for name in brought for word in ("--no-emit-package", name)]
+        name = path.relative_to(ROOT).as_posix()
+        by = COMPILE.format("requirements")
+        resolve(f"{name[:-3]}.txt", [name], settings, [*WITHIN_PROJECT, *left_out], by)
 
 
 @contextmanager

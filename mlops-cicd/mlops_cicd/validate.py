@@ -17,6 +17,7 @@ from typing import Any
 
 from .config import data_file, load_config
 from .console import FAULT, OK, Fault, quoted, say, script
+from .requirements import check_requirements
 from .settings import IMAGES
 
 TEST_FOLDERS = ("tests/code", "tests/data")
@@ -30,6 +31,7 @@ def check_files(project: Path, config: dict[str, Any]) -> None:
     missing = [name for name in needed if not (project / name).is_file()]
     if missing:
         raise Fault(f"the repository has no {', '.join(missing)}: restore it from the project template")
+    check_requirements(project)
     source, target = config["data"]["source"], config["data"]["target"]
     if source.startswith("s3://"):
         return

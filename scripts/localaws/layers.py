@@ -26,7 +26,7 @@ _HERE = "@ENVIRONMENT@"
 _KEPT = 12
 #: options under which the same words always install the same
 _PLAIN = {"--quiet", "--verbose", "--upgrade", "--no-deps", "--require-hashes", "--pre", "--no-index"}
-_WITH_VALUE = {"--requirement", "--constraint", "--index-url", "--find-links", "-r", "-c"}
+_WITH_VALUE = {"--requirement", "--constraint", "--index-url", "--find-links", "--only-binary", "-r", "-c"}
 
 
 class Layers:
@@ -80,6 +80,8 @@ class Layers:
                 if "/codeartifact/" not in value:
                     return ""
                 digest.update(_without_credentials(value).encode())
+            elif name == "--only-binary":
+                digest.update(f"{name} {value}".encode())
             elif name in _PLAIN or name == "--find-links":
                 digest.update(name.encode())
             elif word.startswith("-") or _is_path(word):
