@@ -34,6 +34,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.cloudformation.handlers:_resolve_stack",
         "ministack.services.cloudformation.changesets:_find_change_set",
         "ministack.services.cloudformation.helpers:_error",
+        "ministack.services.cloudformation.helpers:_p",
         "ministack.services.cloudformation.provisioners:_RESOURCE_HANDLERS",
         "ministack.services.cloudformation.provisioners:_custom_resource_create",
         "ministack.services.cloudformation.provisioners:_custom_resource_update",

@@ -314,6 +314,20 @@ def test_hook_unknown_parameters(cloud):
         client.update_stack(StackName=stack, **given)
 
 
+def test_hook_stack_permissions(cloud):
+    iam, name = cloud.client("iam"), cloud.name("role")
+    trust = {"Effect": "Allow", "Principal": {"Service": "cloudformation.amazonaws.com"}}
+    document = {"Version": "2012-10-17", "Statement": [trust | {"Action": "sts:AssumeRole"}]}
+    role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(document))["Role"]["Arn"]
+    template = {"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}}
+    cloud.control("settings", enforce=True)
+    cloud.client("cloudformation").create_stack(
+        StackName=name, TemplateBody=json.dumps(template), RoleARN=role
+    )
+    cloud.wait(lambda: cloud.stack_status(name) == "ROLLBACK_COMPLETE", 30, name)
+    assert "not authorized to perform: sns:CreateTopic" in " ".join(cloud.stack_reasons(name))
+
+
 def test_hook_trust_policies(cloud):
     statement = {"Effect": "Allow", "Action": "sts:AssumeRole"}
     document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
