@@ -23,6 +23,7 @@ SSM_CONTRACT = {
         /mlops/infra/endpoint-security-group-id
         /mlops/infra/platform-key-arn
         /mlops/infra/artifact-bucket-name
+        /mlops/infra/access-log-bucket-name
         /mlops/infra/codeartifact-domain
         /mlops/infra/codeartifact-repository
         /mlops/infra/codeartifact-repository-arn
