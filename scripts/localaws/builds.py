@@ -31,6 +31,7 @@ from localaws import buildspec, clock, process, toolbox
 from localaws.buildspec import Artifacts, Buildspec, BuildspecError, Phase
 from localaws.cloud import Cloud
 from localaws.layers import Layers
+from localaws.permissions.network import network_of
 
 PRINCIPAL = "codebuild.amazonaws.com"
 #: what AWS takes for these phases, in seconds
@@ -189,7 +190,8 @@ class Build:
         self.cloud.pause(_PROVISIONING)
         name = f"AWSCodeBuild-{self.uuid}"
         try:
-            self.env = self.cloud.role_environment(self.record["serviceRole"], PRINCIPAL, name)
+            network = network_of(self.cloud, self.record.get("vpcConfig"), "build")
+            self.env = self.cloud.role_environment(self.record["serviceRole"], PRINCIPAL, name, network)
         except Exception as error:
             raise BuildFailed(
                 "ACCESS_DENIED",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import contextvars
 import logging
@@ -59,6 +60,7 @@ class Cloud:
         self.evidence: Any = None  # what IAM was asked (permissions.gate.Evidence)
         self.networks: dict[str, Network] = {}  # access key → where its holder sits in a VPC
         self.routes: dict[str, set[str]] = {}  # VPC endpoint → what in a VPC went through it
+        self.tokens: dict[str, str] = {}  # token of docker → the access key that asked for it
         self.session_keys: dict[str, dict[str, Any]] = {}  # access key → condition keys of the session
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
@@ -147,6 +149,17 @@ class Cloud:
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
+            **self._git_environment(keys),
+        }
+
+    def _git_environment(self, keys: dict[str, str]) -> dict[str, str]:
+        """Lets git send what ``aws codecommit credential-helper`` makes for AWS's host names only."""
+        user = f"{keys['AccessKeyId']}%{keys['SessionToken']}"
+        basic = base64.b64encode(f"{user}:local".encode()).decode()
+        return {
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": f"http.{self.endpoint}/v1/repos/.extraHeader",
+            "GIT_CONFIG_VALUE_0": f"Authorization: Basic {basic}",
         }
 
     def check_trust(self, role: str, principal: str, source: str = "") -> dict[str, Any]:

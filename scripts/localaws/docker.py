@@ -80,6 +80,10 @@ class Place:
         """
         return self.home / "docker"
 
+    def password_of(self, registry: str) -> str:
+        """What ``docker login`` was given for a registry."""
+        return _logins(self).get(registry, "")
+
 
 @dataclass
 class Build:
@@ -563,8 +567,10 @@ def login(place: Place, options: argparse.Namespace) -> int:
             "status: 401 Unauthorized"
         )
     place.store.mkdir(parents=True, exist_ok=True)
-    logins = _logins(place) | {options.registry.removeprefix("https://").rstrip("/")}
-    (place.store / f"logins-{_session()}.json").write_text(json.dumps(sorted(logins)))
+    logins = _logins(place) | {options.registry.removeprefix("https://").rstrip("/"): password}
+    file = place.store / f"logins-{_session()}.json"
+    file.touch(mode=0o600)
+    file.write_text(json.dumps(logins))
     say("Login Succeeded")
     return 0
 
@@ -606,9 +612,9 @@ def _session() -> str:
     return hashlib.sha256(os.environ.get("HOME", "").encode()).hexdigest()[:16]
 
 
-def _logins(place: Place) -> set[str]:
+def _logins(place: Place) -> dict[str, str]:
     file = place.store / f"logins-{_session()}.json"
-    return set(json.loads(file.read_text())) if file.is_file() else set()
+    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def _known(place: Place) -> dict[str, str]:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 from localaws import clock, hooks
 from localaws.cloud import Cloud, caller_key
 from localaws.errors import AwsError
-from localaws.permissions import gate, requests
+from localaws.permissions import gate, registry, requests
 from localaws.service import Response, Service
 
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/")
@@ -66,6 +66,12 @@ class Gateway:
         replay = receive
         if handler is None and signed:
             refused, replay = await self._checked(scope, receive, headers, raw_path, query, signed)
+            if refused:
+                return await _send(send, refused)
+        if not signed and path.startswith("/v2/"):
+            context = hooks.scope_request(self.cloud, access_key)
+            pushed = (self.cloud, scope["method"], raw_path, headers)
+            refused = await _in_thread(context, registry.refusal, *pushed)
             if refused:
                 return await _send(send, refused)
         if handler is None and name:
@@ -200,7 +206,8 @@ def control(
 ) -> Response:
     """The cloud's own switches, for the rehearsal and for a person with curl.
 
-    They are health, clock, outbox, settings, calls, and what IAM was asked and denied: questions, denials.
+    They are health, clock, outbox, settings, calls, what IAM was asked and denied (questions, denials), which
+    VPC endpoints were used (routes), and the environment of a Studio space (studio).
     """
     what = path.removeprefix("/_localaws/").strip("/")
     sent = json.loads(body) if body else {}
@@ -223,6 +230,14 @@ def control(
         return _json({"now": clock.now().isoformat(), "offset_seconds": clock.offset()})
     if what == "outbox":
         return _json(cloud.outbox)
+    if what == "routes":
+        return _json({name: sorted(kinds) for name, kinds in sorted(cloud.routes.items())})
+    if what == "studio":
+        try:
+            studio = cloud.services["sagemaker"]
+            return _json(studio.space_environment(sent["domain"], sent["role"], sent["session"]))
+        except (AwsError, KeyError, TypeError) as error:
+            return _json({"error": f'studio takes {{"domain", "role", "session"}}: {error}'}, 400)
     if what == "settings":
         if method == "POST":
             try:
@@ -243,7 +258,7 @@ def control(
     if what == "calls":
         wanted = parse_qs(query).get("service")
         return _json([c for c in cloud.calls if not wanted or c["service"] in wanted])
-    there_are = "health, clock, outbox, settings, calls, denials, questions"
+    there_are = "health, clock, outbox, settings, calls, denials, questions, routes, studio"
     return _json({"error": f"{what!r} is unknown; there are {there_are}"}, 404)
 
 

@@ -9,6 +9,7 @@ them).
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import gzip
 import hashlib
@@ -237,12 +238,21 @@ def call(
     body: bytes | None = None,
     headers: dict[str, str] | None = None,
 ) -> tuple[int, dict[str, str], bytes]:
-    """One request of the registry's HTTP API; the registry's host name stands in for ``localhost:<port>``."""
+    """One request of the registry's HTTP API; the registry's host name stands in for ``localhost:<port>``.
+
+    Docker sends what it logged in with; the cloud's own pulls (of a job's image) need no login.
+    """
+    login = cloud.password_of(reference.registry) if hasattr(cloud, "password_of") else ""
+    basic = base64.b64encode(f"AWS:{login}".encode()).decode()
     request = urllib.request.Request(
         f"{cloud.endpoint}/v2/{reference.repository}/{what}",
         data=body,
         method=method,
-        headers={"Host": reference.registry, **(headers or {})},
+        headers={
+            "Host": reference.registry,
+            **({"Authorization": f"Basic {basic}"} if login else {}),
+            **(headers or {}),
+        },
     )
     try:
         with urllib.request.urlopen(request, timeout=600) as answer:

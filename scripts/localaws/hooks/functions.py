@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from localaws.permissions.network import network_of
+
 if TYPE_CHECKING:
     from localaws.cloud import Cloud
 
@@ -31,6 +33,8 @@ def run_under_roles(cloud: Cloud) -> None:
         arn = f"arn:{cloud.partition}:sts::{cloud.account}:assumed-role/{role}/{name}"
         sts.register_session(key, {"Arn": arn, "UserId": f"{role}:{name}", **keys})
         cloud.session_keys[key] = {"lambda:SourceFunctionArn": config["FunctionArn"]}
+        if network := network_of(cloud, config.get("VpcConfig"), "function"):
+            cloud.networks[key] = network
         return {
             "AWS_ACCESS_KEY_ID": key,
             "AWS_SECRET_ACCESS_KEY": keys["SecretAccessKey"],

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from localaws.cloud import caller_key
+
+if TYPE_CHECKING:
+    from localaws.cloud import Cloud
 
 #: hook → the emulator's private names it uses ("module:attribute")
 HOOKS: dict[str, tuple[str, ...]] = {
@@ -14,7 +19,9 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.ec2:_create_vpc_endpoint",
         "ministack.services.ec2:_vpce_fields_xml",
         "ministack.services.ec2:_parse_member_list",
+        "ministack.services.ec2:_xml",
     ),
+    "session_networks": ("ministack.services.sts:register_session",),
     "networks": (
         "ministack.services.ec2:_vpc_endpoints",
         "ministack.services.ec2:_vpcs",
@@ -69,6 +76,7 @@ def keep_vpc_endpoints() -> None:
             endpoint["PrivateDnsEnabled"] = str(first.get("PrivateDnsEnabled", "true")).lower() == "true"
             if first.get("PolicyDocument"):
                 endpoint["PolicyDocument"] = first["PolicyDocument"]
+            return ec2._xml(200, "CreateVpcEndpointResponse", told(endpoint, "vpcEndpoint"))
         return answer
 
     def told(endpoint: dict, tag: str = "item") -> str:
@@ -85,6 +93,20 @@ def keep_vpc_endpoints() -> None:
 
     ec2._create_vpc_endpoint = ec2._ACTION_MAP["CreateVpcEndpoint"] = created
     ec2._vpce_fields_xml = told
+
+
+def session_networks(cloud: Cloud) -> None:
+    """Leave who assumes a further role where it is: its new credentials are used from the same VPC."""
+    from ministack.services import sts
+
+    register = sts.register_session
+
+    def registered(access_key: str, session: dict) -> None:
+        register(access_key, session)
+        if network := cloud.networks.get(caller_key.get()):
+            cloud.networks[access_key] = network
+
+    sts.register_session = registered
 
 
 class Vpcs:

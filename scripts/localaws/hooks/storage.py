@@ -1,11 +1,17 @@
-"""S3 buckets of stacks, and what ECR tells of images."""
+"""S3 buckets of stacks, what ECR tells of images, and whom its tokens stand for."""
 
 from __future__ import annotations
 
+import base64
 import json
-from typing import Any
+import secrets
+from typing import TYPE_CHECKING, Any
 
+from localaws.cloud import caller_key
 from localaws.hooks.answers import triple
+
+if TYPE_CHECKING:
+    from localaws.cloud import Cloud
 
 #: hook → the emulator's private names it uses ("module:attribute")
 HOOKS: dict[str, tuple[str, ...]] = {
@@ -20,6 +26,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.ecr:_repositories",
         "ministack.services.ecr:_registry_id",
     ),
+    "registry_tokens": ("ministack.services.ecr:_get_authorization_token",),
 }
 
 
@@ -83,3 +90,21 @@ def images_are_told() -> None:
         return status, headers, json.dumps(document).encode()
 
     ecr._describe_images = describe
+
+
+def registry_tokens(cloud: Cloud) -> None:
+    """Give each caller a token of its own for ``docker login`` (ministack gives all the same)."""
+    from ministack.services import ecr
+
+    original = ecr._get_authorization_token
+
+    def token_of(data: dict) -> Any:
+        status, headers, body = triple(original(data))
+        token = secrets.token_hex(24)
+        cloud.tokens[token] = caller_key.get()
+        document = json.loads(body)
+        for one in document["authorizationData"]:
+            one["authorizationToken"] = base64.b64encode(f"AWS:{token}".encode()).decode()
+        return status, headers, json.dumps(document).encode()
+
+    ecr._get_authorization_token = token_of

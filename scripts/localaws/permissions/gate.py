@@ -29,6 +29,19 @@ class Evidence:
         self.denials: list[dict[str, Any]] = []
         self._lock = threading.Lock()
 
+    def lost(self, caller: Caller, error: AwsError) -> None:
+        """Remember a connection that could not be made."""
+        with self._lock:
+            self.denials.append(
+                {
+                    "at": time.time(),
+                    "by": caller.arn,
+                    "action": "",
+                    "resource": "",
+                    "message": error.message,
+                }
+            )
+
     def keep(self, caller: Caller, access: Access, denied: str = "") -> None:
         """Remember one decision; ``denied`` is the denial's text."""
         context = {k: access.context[k] for k in sorted(access.context)}
@@ -105,7 +118,13 @@ def way_in(cloud: Cloud, caller: Caller, service: str) -> Any:
         return None
     from localaws.permissions import network
 
-    return network.route(cloud, caller.network, service)
+    try:
+        return network.route(cloud, caller.network, service)
+    except network.NoRoute as error:
+        cloud.evidence.lost(caller, error)
+        if cloud.enforce:
+            raise
+        return None
 
 
 def authorize(cloud: Cloud, caller: Caller, access: Access, endpoint: Any = None) -> None:
@@ -117,10 +136,8 @@ def authorize(cloud: Cloud, caller: Caller, access: Access, endpoint: Any = None
         return
     access = mapping.with_tags(cloud, access)
     context = dict(access.context)
-    if caller.network is not None:
-        context["aws:SourceVpc"] = caller.network.vpc
     if endpoint is not None:
-        context["aws:SourceVpce"] = endpoint.id
+        context.update(endpoint.context)
     access = Access(access.action, access.resource, context)
     found = _resource_policy(cloud, access)
     decision = decide(

@@ -38,6 +38,7 @@ class Network:
     vpc: str
     subnets: tuple[str, ...]
     security_groups: tuple[str, ...]
+    kind: str = ""  # build, job, function, studio
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,15 @@ class NoRoute(AwsError):
         self.service = service
 
 
-def network_of(cloud: Cloud, config: Mapping[str, Any] | None) -> Network | None:
+def network_of(cloud: Cloud, config: Mapping[str, Any] | None, kind: str = "") -> Network | None:
     """The network in a VpcConfig of SageMaker, CodeBuild or Lambda; None for no VPC."""
     read = {k.lower(): v for k, v in (config or {}).items() if v}
     subnets = tuple(read.get("subnets") or read.get("subnetids") or ())
     if not subnets:
         return None
     vpc = read.get("vpcid") or (Vpcs(cloud.account, cloud.region).subnet(subnets[0]) or {}).get("VpcId", "")
-    return Network(vpc, subnets, tuple(read.get("securitygroupids") or read.get("securitygroups") or ()))
+    groups = tuple(read.get("securitygroupids") or read.get("securitygroups") or ())
+    return Network(vpc, subnets, groups, kind)
 
 
 @functools.cache
@@ -98,7 +100,9 @@ def service_name(service: str, region: str) -> str:
 
 def route(cloud: Cloud, network: Network, service: str) -> Endpoint:
     """The way from a network to a service (botocore's name or the endpoint's). Raises NoRoute."""
-    return _Search(cloud, network, service).find()
+    found = _Search(cloud, network, service).find()
+    cloud.routes.setdefault(endpoint_name(service), set()).add(network.kind)
+    return found
 
 
 class _Search:

@@ -397,3 +397,62 @@ def test_hook_nested_deletes(cloud):
     s3.delete_object(Bucket=made["Bucket"], Key="x")
     assert cloud.delete_stack(stack) == ""
     assert sns.get_topic_attributes(TopicArn=made["Kept"])
+
+
+def test_hook_vpc_endpoints(cloud):
+    ec2, policy = cloud.client("ec2"), {"Version": "2012-10-17", "Statement": []}
+    vpc = ec2.create_vpc(CidrBlock="10.8.0.0/16")["Vpc"]["VpcId"]
+    group = ec2.create_security_group(VpcId=vpc, GroupName="doors", Description="doors")["GroupId"]
+    made = ec2.create_vpc_endpoint(
+        VpcId=vpc,
+        VpcEndpointType="Interface",
+        ServiceName="com.amazonaws.us-east-1.sts",
+        SecurityGroupIds=[group],
+        PrivateDnsEnabled=False,
+        PolicyDocument=json.dumps(policy),
+    )["VpcEndpoint"]
+    told = ec2.describe_vpc_endpoints(VpcEndpointIds=[made["VpcEndpointId"]])["VpcEndpoints"][0]
+    for found in (made, told):
+        assert json.loads(found["PolicyDocument"]) == policy
+        assert [g["GroupId"] for g in found["Groups"]] == [group]
+        assert found["PrivateDnsEnabled"] is False
+
+
+def test_hook_networks(cloud):
+    """What the emulator keeps of networks is what test_network.py relies on."""
+    ec2 = cloud.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/24")["Subnet"]["SubnetId"]
+    made = cloud.client("sagemaker").create_domain(
+        DomainName=cloud.name("domain"),
+        AuthMode="IAM",
+        VpcId=vpc,
+        SubnetIds=[subnet],
+        AppNetworkAccessType="VpcOnly",
+        HomeEfsFileSystemCreation="Disabled",
+        DefaultUserSettings={
+            "ExecutionRole": (role := cloud.role("sagemaker")),
+            "SecurityGroups": [
+                ec2.create_security_group(VpcId=vpc, GroupName="inside", Description="x")["GroupId"]
+            ],
+        },
+    )
+    domain = made["DomainArn"].rpartition("/")[2]
+    assert "AWS_ACCESS_KEY_ID" in cloud.control("studio", domain=domain, role=role, session="jane")
+
+
+def test_hook_session_networks(cloud):
+    keys = cloud.client("sts").assume_role(RoleArn=cloud.role("sagemaker"), RoleSessionName="out")
+    client = cloud.client(
+        "sts",
+        aws_access_key_id=keys["Credentials"]["AccessKeyId"],
+        aws_secret_access_key=keys["Credentials"]["SecretAccessKey"],
+        aws_session_token=keys["Credentials"]["SessionToken"],
+    )
+    assert client.get_caller_identity()["Arn"].endswith("/out")
+
+
+def test_hook_registry_tokens(cloud):
+    ecr = cloud.client("ecr")
+    tokens = [ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"] for _ in range(2)]
+    assert tokens[0] != tokens[1]

@@ -335,6 +335,7 @@ class EndpointsMixin(JobBase):
                     model["ExecutionRoleArn"],
                     f"primary container for production variant {name}",
                     (f"{LOGS}/{record['EndpointName']}", stream),
+                    model,
                 )
                 fleet.servers[name] = server
                 fleet.weights[name] = variant.get("InitialVariantWeight", 1.0)

@@ -35,10 +35,17 @@ class Server:
     """One container that serves a model, for one variant of a fleet (or for a transform job)."""
 
     def __init__(
-        self, service: JobBase, container: Record, role: str, where: str, log: tuple[str, str]
+        self,
+        service: JobBase,
+        container: Record,
+        role: str,
+        where: str,
+        log: tuple[str, str],
+        model: Record,
     ) -> None:
         self.service, self.cloud = service, service.cloud
         self.container, self.role, self.where = container, role, where
+        self.vpc, self.isolated = model.get("VpcConfig"), model.get("EnableNetworkIsolation")
         self.log = log
         self.folder = self.cloud.home / "sagemaker" / "servers" / self.cloud.new_id(length=12)
         self.image: images.Image | None = None
@@ -86,7 +93,7 @@ class Server:
         uri = self.container.get("ModelDataUrl") or source.get("S3Uri")
         if not uri:
             return
-        s3 = self.service.s3_as(self.role)
+        s3 = self.service.s3_as(self.role, self.vpc)
         try:
             if source.get("CompressionType") == "None":
                 data.download(s3, uri, model, "S3Prefix", self.role)
@@ -105,7 +112,7 @@ class Server:
         self.port = _free_port()
         # BIND_ADDRESS: no listener of the local cloud may be reached from another machine
         env = {
-            **self.service.environment_as(self.role),
+            **self.service.environment_as(self.role, self.vpc, self.isolated),
             "SAGEMAKER_BIND_TO_PORT": self.port,
             "SAGEMAKER_SAFE_PORT_RANGE": "21000-21999",
             "BIND_ADDRESS": "127.0.0.1",

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from localaws import clock, containers, images, process
 from localaws.cloud import Cloud
 from localaws.errors import AwsError
+from localaws.permissions.network import network_of
 from localaws.service import model, to_wire
 from localaws.services.sagemaker.data import DataError
 from localaws.services.sagemaker.records import Base, Record
@@ -87,13 +88,25 @@ class JobBase(Base):
             )
 
     # -- running ---------------------------------------------------------------------------------------------
-    def s3_as(self, role: str) -> Any:
-        """An S3 client under the job's role."""
-        return self.cloud.client("s3", role=role, principal=PRINCIPAL, session="SageMaker")
+    def s3_as(self, role: str, vpc: Record | None = None) -> Any:
+        """An S3 client under the job's role; with a VpcConfig SageMaker reads and writes through that VPC.
 
-    def environment_as(self, role: str) -> dict[str, str]:
-        """Credentials, region and endpoint for a container that works under a role."""
-        return self.cloud.role_environment(role, PRINCIPAL, "SageMaker")
+        https://docs.aws.amazon.com/sagemaker/latest/dg/train-vpc.html
+        """
+        network = network_of(self.cloud, vpc, "job")
+        return self.cloud.client("s3", role=role, principal=PRINCIPAL, session="SageMaker", network=network)
+
+    def environment_as(
+        self, role: str, vpc: Record | None = None, isolated: bool | None = False
+    ) -> dict[str, str]:
+        """Credentials, region and endpoint for a container that works under a role, in its VPC.
+
+        A container under network isolation reaches nothing and gets no credentials.
+        https://docs.aws.amazon.com/sagemaker/latest/dg/mkt-algo-model-internet-free.html
+        """
+        if isolated:
+            return {"AWS_REGION": self.cloud.region, "AWS_DEFAULT_REGION": self.cloud.region}
+        return self.cloud.role_environment(role, PRINCIPAL, "SageMaker", network_of(self.cloud, vpc, "job"))
 
     def pull(self, uri: str) -> images.Image:
         """The image of a container. Raises JobFailed as a job that cannot pull does."""

@@ -91,7 +91,9 @@ class ProcessingJobs(JobBase):
 
     def _run_processing_container(self, record: Record, run: Run) -> None:
         role, ml = record["RoleArn"], run.folder / "ml"
-        s3 = self.s3_as(role)
+        network = record.get("NetworkConfig") or {}
+        vpc = network.get("VpcConfig")
+        s3 = self.s3_as(role, vpc)
         image = self.pull(record["AppSpecification"]["ImageUri"])
         for item in record.get("ProcessingInputs") or []:
             source = item.get("S3Input")
@@ -113,7 +115,7 @@ class ProcessingJobs(JobBase):
             image, specification.get("ContainerEntrypoint"), specification.get("ContainerArguments")
         )
         env = {
-            **self.environment_as(role),
+            **self.environment_as(role, vpc, network.get("EnableNetworkIsolation")),
             "PROCESSING_JOB_ARN": record["ProcessingJobArn"],
             "PROCESSING_JOB_NAME": record["ProcessingJobName"],
             **(record.get("Environment") or {}),

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 
 from localaws.cloud import Cloud
 from localaws.errors import AwsError
+from localaws.permissions.network import network_of
 from localaws.resource import Context
 from localaws.services.sagemaker.records import Base, Collection, Record
 from localaws.services.sagemaker.resources import Props, SageMakerResource
@@ -166,6 +167,15 @@ class StudioMixin(Base):
         ):
             self.cloud.client("efs").delete_file_system(FileSystemId=domain["HomeEfsFileSystemId"])
         self._vanish(self.domains, domain, _UPDATE)
+
+    def space_environment(self, domain: str, role: str, session: str) -> dict[str, str]:
+        """What a program in a space finds in its environment; in a VpcOnly domain it sits in the VPC."""
+        found = self.domains.get(domain)
+        groups = (found.get("DefaultUserSettings") or {}).get("SecurityGroups")
+        place = {"VpcId": found.get("VpcId"), "Subnets": found.get("SubnetIds"), "SecurityGroups": groups}
+        inside = found["AppNetworkAccessType"] == "VpcOnly"
+        network = network_of(self.cloud, place, "studio") if inside else None
+        return self.cloud.role_environment(role, "sagemaker.amazonaws.com", session, network)
 
     def _check_network(self, params: Record) -> None:
         """Refuse a VPC, subnets or security groups that do not exist or do not belong together."""

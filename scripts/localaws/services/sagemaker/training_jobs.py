@@ -196,7 +196,7 @@ class TrainingJobs(JobBase):
 
     def _run_training_container(self, record: Record, run: Run) -> None:
         role, ml = record["RoleArn"], run.folder / "ml"
-        s3 = self.s3_as(role)
+        s3 = self.s3_as(role, record.get("VpcConfig"))
         self._training_status(record, "InProgress", "Downloading")
         specification = record["AlgorithmSpecification"]
         image = self.pull(specification["TrainingImage"])
@@ -218,7 +218,7 @@ class TrainingJobs(JobBase):
         )
         argv = containers.argv_of(image, entrypoint, arguments if entrypoint or arguments else ["train"])
         env = {
-            **self.environment_as(role),
+            **self.environment_as(role, record.get("VpcConfig"), record.get("EnableNetworkIsolation")),
             "TRAINING_JOB_NAME": record["TrainingJobName"],
             "TRAINING_JOB_ARN": record["TrainingJobArn"],
             **(record.get("Environment") or {}),

@@ -118,9 +118,10 @@ class TransformJobs(JobBase):
                 **(record.get("Environment") or {}),
             },
         }
-        server = Server(self, container, role, "container", (LOGS, stream_name(record["TransformJobName"])))
+        log = (LOGS, stream_name(record["TransformJobName"]))
+        server = Server(self, container, role, "container", log, model)
         source = record["TransformInput"]["DataSource"]["S3DataSource"]
-        s3 = self.s3_as(role)
+        s3 = self.s3_as(role, model.get("VpcConfig"))
         with tempfile.TemporaryDirectory(dir=run.folder) as folder:
             data.download(s3, source["S3Uri"], Path(folder), source["S3DataType"], role)
             try:
