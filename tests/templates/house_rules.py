@@ -520,8 +520,6 @@ def buckets_are_closed(template: Template) -> Iterator[str]:
             yield f"bucket {name} does not block public access in all four ways"
         if bucket.get("VersioningConfiguration", {}).get("Status") != "Enabled":
             yield f"bucket {name} is not versioned"
-        if "KMSMasterKeyID" not in str(bucket.get("BucketEncryption", "")):
-            yield f"bucket {name} is not encrypted with a customer managed key"
         if "LifecycleConfiguration" not in bucket:
             yield f"bucket {name} has no lifecycle"
         if name not in tls_only:

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from cfnlint import lint
 from cfnlint.config import ManualArgs
-from house_rules import CFN, RULES, TEMPLATES, Rule, Template, load
+from data_rules import RULES as DATA_RULES
+from house_rules import CFN, TEMPLATES, Rule, Template, load
+from house_rules import RULES as HOUSE_RULES
 
+RULES = [*HOUSE_RULES, *DATA_RULES]
 FIXTURES = Path(__file__).parent / "fixtures"
 STRICT = ManualArgs(include_checks=["I"], regions=["us-east-1"])
 
