@@ -142,7 +142,8 @@ class Layers:
                 try:
                     request = urllib.request.Request(plain, headers={"Authorization": f"Basic {login}"})
                     with urllib.request.urlopen(request, timeout=30) as answer:
-                        return answer.status == 200
+                        # not where origin controls or own packages make it other than the wheel store
+                        return answer.status == 200 and "X-Localaws-Mirror" in answer.headers
                 except (urllib.error.URLError, OSError):
                     return False
         return True

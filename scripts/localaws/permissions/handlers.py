@@ -121,6 +121,10 @@ OWN: dict[str, tuple[str, dict[str, str]]] = {
     "AWS::CloudFormation::Stack": ("stack", {"StackName": "", "Id": "*"}),
     "AWS::CloudWatch::Alarm": ("alarm", {"AlarmName": "AlarmName"}),
     "AWS::CodeArtifact::Domain": ("domain", {"DomainName": "DomainName"}),
+    "AWS::CodeArtifact::PackageGroup": (
+        "package-group",
+        {"DomainName": "DomainName", "EncodedPackageGroupPattern": "Pattern"},
+    ),
     "AWS::CodeArtifact::Repository": (
         "repository",
         {"DomainName": "DomainName", "RepositoryName": "RepositoryName"},

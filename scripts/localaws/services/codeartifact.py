@@ -2,12 +2,15 @@
 
 The packages are the wheels of the store (``<cache>/wheels``), which the project's set-up fills; they are what
 ``public:pypi`` holds here. A repository serves them when it, or one of its upstreams, has that external
-connection.
+connection, and own packages that were uploaded to it (as twine does). Either only as far as the package's
+group lets its versions enter.
 """
 
 from __future__ import annotations
 
 import base64
+import email
+import email.policy
 import hashlib
 import html
 import json
@@ -26,7 +29,7 @@ from packaging.utils import (
     parse_wheel_filename,
 )
 
-from localaws import clock
+from localaws import clock, package_groups
 from localaws.cloud import caller_key
 from localaws.errors import AwsError
 from localaws.permissions import callers, gate
@@ -44,6 +47,7 @@ _CONNECTIONS = {
     "public:nuget-org": "nuget",
 }
 _SIMPLE_JSON = "application/vnd.pypi.simple.v1+json"
+MIRROR = "X-Localaws-Mirror"
 
 
 class CodeArtifact(Service):
@@ -60,6 +64,8 @@ class CodeArtifact(Service):
         self.tokens: dict[str, tuple[str, Any, str]] = {}  # token → domain, end, who asked
         self.lock = threading.RLock()
         self.store = WheelStore(cloud.cache / "wheels")
+        self.groups: dict[str, dict[str, package_groups.Group]] = {}  # domain → pattern → group
+        self.published: dict[tuple[str, str], WheelStore] = {}
 
     # -- domains --------------------------------------------------------------------------------------------
     def create_domain(self, p: dict) -> dict:
@@ -80,6 +86,9 @@ class CodeArtifact(Service):
                 "s3BucketArn": f"arn:{self.cloud.partition}:s3:::assets-{self.cloud.account}",
             }
             self.domains[p["domain"]] = domain
+            self.groups[p["domain"]] = {
+                package_groups.ROOT: package_groups.root(p["domain"], domain["createdTime"])
+            }
             self._tag(domain["arn"], p)
         return {"domain": self._count(domain)}
 
@@ -97,6 +106,7 @@ class CodeArtifact(Service):
                     f"Domain '{p['domain']}' cannot be deleted because it contains repositories: "
                     f"{', '.join(left)}."
                 )
+            self.groups.pop(p["domain"], None)
             return {"domain": self._count(self.domains.pop(p["domain"]))}
 
     def list_domains(self, p: dict) -> dict:
@@ -149,6 +159,7 @@ class CodeArtifact(Service):
         with self.lock:
             self._domain(p)
             repository = self.repositories.pop((p["domain"], p["repository"]), None)
+            self.published.pop((p["domain"], p["repository"]), None)
         return {"repository": repository} if repository else {}
 
     def list_repositories(self, p: dict) -> dict:
@@ -224,7 +235,8 @@ class CodeArtifact(Service):
         return {"authorizationToken": token, "expiration": expires}
 
     def list_packages(self, p: dict) -> dict:
-        names = self.store.projects() if self.serves(self._repository(p)) else []
+        repository = self._repository(p)
+        names = [n for n in self.names(repository) if self.files(repository, n)]
         prefix = p.get("packagePrefix") or ""
         part, token = page(
             [{"format": "pypi", "package": n} for n in names if n.startswith(prefix)],
@@ -235,7 +247,7 @@ class CodeArtifact(Service):
         return {"packages": part, "nextToken": token}
 
     def list_package_versions(self, p: dict) -> dict:
-        files = self.store.files(p["package"]) if self.serves(self._repository(p)) else []
+        files = self.files(self._repository(p), p["package"])
         if not files:
             raise self._missing(f"Package '{p['package']}' not found.")
         versions = sorted({f.version for f in files})
@@ -244,6 +256,76 @@ class CodeArtifact(Service):
             "package": p["package"],
             "versions": [{"version": v, "status": "Published"} for v in versions],
         }
+
+    # -- package groups -------------------------------------------------------------------------------------
+    def create_package_group(self, p: dict) -> dict:
+        self._domain(p)
+        pattern = package_groups.check(p["packageGroup"])
+        with self.lock:
+            if pattern in self.groups[p["domain"]]:
+                raise self._conflict(f"Package group '{pattern}' already exists in domain '{p['domain']}'.")
+            group = package_groups.Group(
+                pattern, p["domain"], moment(), p.get("contactInfo", ""), p.get("description", "")
+            )
+            self.groups[p["domain"]][pattern] = group
+            self._tag(self._group_arn(group), p)
+        return {"packageGroup": self._shown(group)}
+
+    def describe_package_group(self, p: dict) -> dict:
+        return {"packageGroup": self._shown(self._group(p))}
+
+    def update_package_group(self, p: dict) -> dict:
+        group = self._group(p)
+        group.contact = p.get("contactInfo", group.contact)
+        group.description = p.get("description", group.description)
+        return {"packageGroup": self._shown(group)}
+
+    def delete_package_group(self, p: dict) -> dict:
+        with self.lock:
+            group = self._group(p)
+            if group.pattern == package_groups.ROOT:
+                raise AwsError("ValidationException", "The root package group cannot be deleted.")
+            del self.groups[p["domain"]][group.pattern]
+        return {"packageGroup": self._shown(group, alone=True)}
+
+    def list_package_groups(self, p: dict) -> dict:
+        self._domain(p)
+        prefix = p.get("prefix") or ""
+        found = [g for k, g in sorted(self.groups[p["domain"]].items()) if k.startswith(prefix)]
+        part, token = page(found, p, "maxResults", "nextToken")
+        return {"packageGroups": [self._shown(g) for g in part], "nextToken": token}
+
+    def update_package_group_origin_configuration(self, p: dict) -> dict:
+        group = self._group(p)
+        with self.lock:
+            for kind, mode in (p.get("restrictions") or {}).items():
+                group.modes[kind] = mode
+                if mode != "ALLOW_SPECIFIC_REPOSITORIES":
+                    group.allowed[kind].clear()
+            for one in p.get("addAllowedRepositories") or []:
+                self._repository({"domain": p["domain"], "repository": one["repositoryName"]})
+                if group.modes[one["originRestrictionType"]] != "ALLOW_SPECIFIC_REPOSITORIES":
+                    raise AwsError(
+                        "ValidationException",
+                        f"{one['originRestrictionType']} of '{group.pattern}' is "
+                        f"{group.modes[one['originRestrictionType']]}; repositories can be added to "
+                        "ALLOW_SPECIFIC_REPOSITORIES only",
+                    )
+                group.allowed[one["originRestrictionType"]].add(one["repositoryName"])
+            for one in p.get("removeAllowedRepositories") or []:
+                group.allowed[one["originRestrictionType"]].discard(one["repositoryName"])
+        return {"packageGroup": self._shown(group)}
+
+    def list_allowed_repositories_for_group(self, p: dict) -> dict:
+        found = sorted(self._group(p).allowed[p["originRestrictionType"]])
+        part, token = page(found, p, "maxResults", "nextToken")
+        return {"allowedRepositories": part, "nextToken": token}
+
+    def get_associated_package_group(self, p: dict) -> dict:
+        self._domain(p)
+        path = f"/{p['format']}/{p.get('namespace') or ''}/{p['package']}"
+        found = package_groups.group_of(self.groups[p["domain"]].values(), path)
+        return {"packageGroup": self._shown(found), "associationType": "STRONG"}
 
     # -- policies, tags -------------------------------------------------------------------------------------
     def put_domain_permissions_policy(self, p: dict) -> dict:
@@ -295,18 +377,117 @@ class CodeArtifact(Service):
             todo += [r for r in above if r and r["name"] not in seen]
         return False
 
+    def permits(self, repository: dict[str, Any], project: str, kind: str) -> bool:
+        """Whether the package's group lets its versions enter the repository in this way."""
+        groups, path = self.groups[repository["domainName"]].values(), f"/pypi//{canonicalize_name(project)}"
+        return package_groups.permits(groups, path, kind, repository["name"])
+
+    def own(self, repository: dict[str, Any]) -> WheelStore:
+        """What was uploaded to the repository."""
+        key = (repository["domainName"], repository["name"])
+        if key not in self.published:
+            folder = self.cloud.home / "codeartifact" / key[0] / key[1]
+            folder.mkdir(parents=True, exist_ok=True)
+            self.published[key] = WheelStore(folder)
+        return self.published[key]
+
+    def _above(self, repository: dict[str, Any]) -> list[dict[str, Any]]:
+        names = [u["repositoryName"] for u in repository["upstreams"]]
+        found = (self.repositories.get((repository["domainName"], name)) for name in names)
+        return [r for r in found if r]
+
+    def names(self, repository: dict[str, Any]) -> list[str]:
+        """Packages of which the repository or an upstream may have a version."""
+        found = set(self.own(repository).projects())
+        if repository["externalConnections"]:
+            found |= set(self.store.projects())
+        for upstream in self._above(repository):
+            found |= set(self.names(upstream))
+        return sorted(found)
+
+    def origins(self, repository: dict[str, Any], project: str) -> list[WheelStore]:
+        """Where the repository's versions of a package come from: uploads, or what may enter from above.
+
+        A package that was uploaded here takes nothing from above: CodeArtifact blocks the upstreams of a
+        package at its first direct publication.
+        """
+        if self.own(repository).files(project):
+            return [self.own(repository)]
+        found: list[WheelStore] = []
+        if self.permits(repository, project, package_groups.INTERNAL):
+            found += [o for upstream in self._above(repository) for o in self.origins(upstream, project)]
+        connected = "public:pypi" in (c["externalConnectionName"] for c in repository["externalConnections"])
+        if connected and self.permits(repository, project, package_groups.EXTERNAL):
+            found.append(self.store)
+        return found
+
+    def files(self, repository: dict[str, Any], project: str) -> list[File]:
+        """The files of a package that the repository serves."""
+        found: dict[str, File] = {}
+        for origin in self.origins(repository, project):
+            for file in origin.files(project):
+                found.setdefault(file.path.name, file)
+        return sorted(found.values(), key=lambda f: f.path.name)
+
+    def mirrors(self, repository: dict[str, Any]) -> bool:
+        """Whether the repository serves exactly what the wheel store holds."""
+        projects = self.store.projects()
+        return set(self.names(repository)) <= set(projects) and all(
+            self.origins(repository, project) == [self.store] for project in projects
+        )
+
+    def _group(self, p: dict) -> package_groups.Group:
+        self._domain(p)
+        found = self.groups[p["domain"]].get(p["packageGroup"])
+        if found is None:
+            raise self._missing(f"Package group '{p['packageGroup']}' in domain '{p['domain']}' not found.")
+        return found
+
+    def _group_arn(self, group: package_groups.Group) -> str:
+        return self.cloud.arn("codeartifact", f"package-group/{group.domain}{group.pattern}")
+
+    def _shown(self, group: package_groups.Group, alone: bool = False) -> dict[str, Any]:
+        groups = list(self.groups.get(group.domain, {}).values())
+        above = None if alone else package_groups.parent_of(groups, group)
+
+        def reference(one: package_groups.Group) -> dict[str, str]:
+            return {"arn": self._group_arn(one), "pattern": one.pattern}
+
+        restrictions = {}
+        for kind in package_groups.KINDS:
+            decides = group if alone else package_groups.effective(groups, group, kind)
+            restrictions[kind] = {
+                "mode": group.modes[kind],
+                "effectiveMode": decides.modes[kind],
+                "inheritedFrom": reference(decides) if decides is not group else None,
+                "repositoriesCount": len(group.allowed[kind]),
+            }
+        return {
+            **reference(group),
+            "domainName": group.domain,
+            "domainOwner": self.cloud.account,
+            "createdTime": group.created,
+            "contactInfo": group.contact,
+            "description": group.description,
+            "originConfiguration": {"restrictions": restrictions},
+            "parent": reference(above) if above else None,
+        }
+
     def allows(self, domain: str, authorization: str) -> bool:
         """Whether an HTTP Basic header carries a token that is valid for the domain."""
         owner, expires, _ = self.tokens.get(_token(authorization), ("", None, ""))
         return owner == domain and expires is not None and clock.now() < expires
 
-    def authorize(self, repository: dict[str, Any], authorization: str) -> None:
+    def authorize(self, repository: dict[str, Any], authorization: str, publishes: str = "") -> None:
         """A token carries the permissions of who asked for it. Raises AccessDenied for a repository that is
-        not theirs to read."""
+        not theirs to read, or to publish this package to."""
         caller = callers.caller_of(self.cloud, self.tokens[_token(authorization)][2])
         service = "codeartifact.repositories"
         endpoint = None if caller.unrestricted else gate.way_in(self.cloud, caller, service)
         access = Access("codeartifact:ReadFromRepository", repository["arn"])
+        if publishes:
+            place = f"package/{repository['domainName']}/{repository['name']}/pypi//{publishes}"
+            access = Access("codeartifact:PublishPackageVersion", self.cloud.arn("codeartifact", place))
         gate.authorize(self.cloud, caller, access, endpoint)
 
     def _domain(self, p: dict) -> dict[str, Any]:
@@ -452,6 +633,8 @@ def index(cloud: Cloud, method: str, path: str, headers: dict[str, str], query: 
     """
     service: CodeArtifact = cloud.services["codeartifact"]
     match = re.fullmatch(r"/codeartifact/([^/]+)/([^/]+)/pypi/(simple|files)(?:/(.*))?", path)
+    upload = re.fullmatch(r"/codeartifact/([^/]+)/([^/]+)/pypi/()()", path) if method == "POST" else None
+    match = match or upload
     if not match:
         return _text(404, f"{path} is no address of a package index\n")
     domain, name, kind, rest = match[1], match[2], match[3], (match[4] or "").strip("/")
@@ -464,17 +647,25 @@ def index(cloud: Cloud, method: str, path: str, headers: dict[str, str], query: 
     if repository is None:
         return _text(404, f"Repository {name} not found in domain {domain}\n")
     try:
+        if upload:
+            return _upload(service, repository, headers, body)
         service.authorize(repository, headers.get("authorization", ""))
     except AwsError as error:
         return _text(403, f"{error.message}\n")
-    if not service.serves(repository):
+    if not service.serves(repository) and not service.own(repository).projects():
         return _text(404, f"Repository {name} has no upstream with the external connection public:pypi\n")
     if kind == "files":
-        return _file(service, rest)
+        return _file(service, repository, rest)
     as_json = _SIMPLE_JSON in headers.get("accept", "")
     if not rest:
-        return _listing(service.store.projects(), as_json)
-    found = service.store.files(rest)
+        status, sent, content = _listing(service.names(repository), as_json)
+        # pip of the local cloud may then take the files from the store itself
+        return status, {**sent, **({MIRROR: "true"} if service.mirrors(repository) else {})}, content
+    found = service.files(repository, rest)
+    if not found and rest and service.store.files(rest):
+        return _text(
+            404, f"{rest}: the origin controls of its package group let no version of it into {name}\n"
+        )
     if not found:
         cloud.log.warning(
             "CodeArtifact: no package %s in the wheel store %s; add it to the requirements and run the "
@@ -527,9 +718,44 @@ def _project(name: str, files: list[File], base: str, as_json: bool) -> Response
     return _html("".join(links))
 
 
-def _file(service: CodeArtifact, name: str) -> Response:
+def _upload(
+    service: CodeArtifact, repository: dict[str, Any], headers: dict[str, str], body: bytes
+) -> Response:
+    """The upload API of package indexes, as twine speaks it: one file in a form."""
+    head = f"Content-Type: {headers.get('content-type', '')}\r\n\r\n".encode()
+    form = email.message_from_bytes(head + body, policy=email.policy.HTTP)
+    fields: dict[str, bytes] = {}
+    filename = ""
+    for part in form.iter_parts():
+        fields[part.get_param("name", header="content-disposition") or ""] = part.get_payload(decode=True)
+        filename = part.get_filename() or filename
+    try:
+        project, version, *_ = parse_wheel_filename(filename)
+    except InvalidWheelFilename:
+        return _text(400, f"{filename[:100]!r} is not the name of a wheel; this index takes wheels\n")
+    service.authorize(repository, headers.get("authorization", ""), str(project))
+    if not service.permits(repository, project, package_groups.PUBLISH):
+        return _text(
+            403,
+            f"{project} cannot be published to {repository['name']}: the origin controls of its package "
+            "group do not allow it\n",
+        )
+    content = fields.get("content", b"")
+    if hashlib.sha256(content).hexdigest() != fields.get("sha256_digest", b"").decode():
+        return _text(400, f"{filename}: the content is not what sha256_digest says\n")
+    with service.lock:
+        store = service.own(repository)
+        if store.file(filename):
+            return _text(409, f"{project} {version} exists already; a published version does not change\n")
+        (store.folder / filename).write_bytes(content)
+    return _text(200, "")
+
+
+def _file(service: CodeArtifact, repository: dict[str, Any], name: str) -> Response:
     wants_metadata = name.endswith(".metadata")
-    found = service.store.file(name.removesuffix(".metadata"))
+    name = name.removesuffix(".metadata")
+    project = name.partition("-")[0] if name.endswith(".whl") else name.rpartition("-")[0]
+    found = next((f for f in service.files(repository, project) if f.path.name == name), None)
     if found is None:
         return _text(404, f"{name} not found\n")
     content = found.metadata() if wants_metadata else found.path.read_bytes()
@@ -651,6 +877,67 @@ class Repository(ResourceType):
             )
 
 
+class PackageGroup(ResourceType):
+    """AWS::CodeArtifact::PackageGroup; Ref is its ARN."""
+
+    type_name = "AWS::CodeArtifact::PackageGroup"
+    _KINDS = {
+        "Publish": package_groups.PUBLISH,
+        "ExternalUpstream": package_groups.EXTERNAL,
+        "InternalUpstream": package_groups.INTERNAL,
+    }
+
+    def create(self, context: Context, props: dict) -> tuple[str, dict]:
+        client = context.client("codeartifact")
+        where = {"domain": props["DomainName"], "packageGroup": props["Pattern"]}
+        made = client.create_package_group(**where, **self._texts(props), tags=_tags(props))["packageGroup"]
+        self._restrict(client, where, {}, props)
+        return made["arn"], {"Arn": made["arn"]}
+
+    def update(self, context: Context, physical_id: str, old: dict, new: dict) -> dict:
+        client = context.client("codeartifact")
+        where = {"domain": new["DomainName"], "packageGroup": new["Pattern"]}
+        client.update_package_group(**where, **self._texts(new))
+        self._restrict(client, where, old, new)
+        client.tag_resource(resourceArn=physical_id, tags=_tags(new))
+        return {}
+
+    def delete(self, context: Context, physical_id: str, props: dict) -> None:
+        client = context.client("codeartifact")
+        try:
+            client.delete_package_group(domain=props["DomainName"], packageGroup=props["Pattern"])
+        except client.exceptions.ResourceNotFoundException:
+            return  # its domain is gone, and the group with it
+
+    @staticmethod
+    def _texts(props: dict) -> dict[str, str]:
+        return {"contactInfo": props.get("ContactInfo") or "", "description": props.get("Description") or ""}
+
+    def _restrict(self, client: Any, where: dict, old: dict, new: dict) -> None:
+        def given(props: dict) -> dict[str, dict]:
+            restrictions = (props.get("OriginConfiguration") or {}).get("Restrictions") or {}
+            return {self._KINDS[kind]: value for kind, value in restrictions.items()}
+
+        def listed(props: dict) -> set[tuple[str, str]]:
+            lists = {kind: value.get("Repositories") or [] for kind, value in given(props).items()}
+            return {(kind, name) for kind, names in lists.items() for name in names}
+
+        def named(some: set[tuple[str, str]]) -> list[dict[str, str]]:
+            return [{"originRestrictionType": kind, "repositoryName": name} for kind, name in sorted(some)]
+
+        # what the template no longer says is inherited again
+        modes = dict.fromkeys(given(old), "INHERIT")
+        modes |= {kind: value["RestrictionMode"] for kind, value in given(new).items()}
+        gone = {(kind, name) for kind, name in listed(old) - listed(new) if modes[kind] != "INHERIT"}
+        if modes:
+            client.update_package_group_origin_configuration(
+                **where,
+                restrictions=modes,
+                addAllowedRepositories=named(listed(new) - listed(old)),
+                removeAllowedRepositories=named(gone),
+            )
+
+
 SERVICES = (CodeArtifact,)
-TYPES = (Domain, Repository)
+TYPES = (Domain, Repository, PackageGroup)
 RAW = {"/codeartifact/": index}

@@ -11,6 +11,7 @@ NAMES = {
     "codeartifact": {
         "DomainName": "domain|domainName",
         "RepositoryName": "repository|repositoryName",
+        "EncodedPackageGroupPattern": "packageGroup",
     },
     "codecommit": {"RepositoryName": "repositoryName|oldName"},
     "codebuild": {
