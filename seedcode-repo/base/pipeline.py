@@ -215,7 +215,9 @@ def processor(
     network = {}
     if settings["subnets"]:
         network["network_config"] = NetworkConfig(
-            subnets=settings["subnets"], security_group_ids=settings["security_groups"]
+            subnets=settings["subnets"],
+            security_group_ids=settings["security_groups"],
+            encrypt_inter_container_traffic=True,
         )
     return Processor(
         role=settings["role_arn"],
@@ -256,7 +258,11 @@ def trainer(
         stopping_condition=StoppingCondition(
             max_runtime_in_seconds=runtime, **({"max_wait_time_in_seconds": 2 * runtime} if spot else {})
         ),
-        networking=Networking(subnets=settings["subnets"], security_group_ids=settings["security_groups"])
+        networking=Networking(
+            subnets=settings["subnets"],
+            security_group_ids=settings["security_groups"],
+            enable_inter_container_traffic_encryption=True,
+        )
         if settings["subnets"]
         else None,
         output_data_config=OutputDataConfig(

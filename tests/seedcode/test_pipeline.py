@@ -66,6 +66,8 @@ def test_every_job_is_cached_tagged_encrypted_and_in_the_vpc(steps: dict[str, An
         assert arguments["RoleArn"] == settings["role_arn"], name
         vpc = arguments.get("VpcConfig") or arguments["NetworkConfig"]["VpcConfig"]
         assert vpc == {"Subnets": settings["subnets"], "SecurityGroupIds": settings["security_groups"]}, name
+        traffic = {**arguments, **arguments.get("NetworkConfig", {})}
+        assert traffic["EnableInterContainerTrafficEncryption"] is True, name
         resources = arguments.get("ResourceConfig") or arguments["ProcessingResources"]["ClusterConfig"]
         output = arguments.get("OutputDataConfig") or arguments["ProcessingOutputConfig"]
         assert resources["VolumeKmsKeyId"] == output["KmsKeyId"] == settings["key_arn"], name

@@ -29,12 +29,15 @@ SSM_CONTRACT = {
         /mlops/infra/codeartifact-repository-arn
         /mlops/infra/studio-domain-id
         /mlops/infra/permissions-boundary-arn
+        /mlops/infra/allowed-instance-types
         /mlops/infra/portfolio-id
         /mlops/infra/project-product-id
         /mlops/infra/project-launch-role-arn
         /mlops/infra/user-launch-role-arn
         /mlops/infra/user-template-url
         /mlops/infra/data-science-admin-role-arn
+        /mlops/infra/full-stack-developer-role-arn
+        /mlops/infra/ml-engineer-role-arn
         /mlops/infra/seed-archive-prefix
         /mlops/infra/release-bucket-name
         /mlops/infra/release-version
