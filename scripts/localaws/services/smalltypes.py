@@ -71,7 +71,9 @@ class FlowLog(ResourceType):
                     "DeliverLogsPermissionArn can't be empty if LogDestinationType is cloud-watch-logs"
                 )
             try:
-                context.cloud.check_trust(role, "vpc-flow-logs.amazonaws.com")
+                # the service delivers in the name of the flow log, which has no id yet
+                source = context.cloud.arn("ec2", "vpc-flow-log/fl-0123456789abcdef0")
+                context.cloud.check_trust(role, "vpc-flow-logs.amazonaws.com", source)
             except AwsError as error:
                 raise ValueError(f"Unable to assume given IAM role: {error.message}") from None
         request = typed("ec2", "create_flow_logs", {k: props[k] for k in self._sent if k in props})
