@@ -1,16 +1,19 @@
 """Publishes a release of the platform to S3 and prints the link that launches it (flow A).
 
 Called by a Full Stack Developer (`make publish`), by scripts/deploy.py, by ModelRepoPipeline and by the
-rehearsal. Publishing the same commit again changes nothing; a published key is never overwritten. JSON on
-stdout, sentences on stderr.
+rehearsal. Publishing the same commit again changes nothing; a published key is never overwritten, and what
+the bucket holds is compared with the release before anybody is told of it. JSON on stdout, sentences on
+stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -75,14 +78,22 @@ def ensure_bucket(s3: Any, bucket: str, region: str, partition: str) -> bool:
         "Resource": [arn, f"{arn}/*"],
         "Condition": {"Bool": {"aws:SecureTransport": "false"}},
     }
-    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [tls_only]}))
+    # Stacks, projects and pipelines run what lies at a published key: nobody may put other content there.
+    never_overwritten = {
+        "Sid": "NeverOverwritten",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:PutObject",
+        "Resource": f"{arn}/*",
+        "Condition": {"Null": {"s3:if-none-match": "true"}, "Bool": {"s3:ObjectCreationOperation": "true"}},
+    }
+    policy = {"Version": "2012-10-17", "Statement": [tls_only, never_overwritten]}
+    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
     return True
 
 
 def upload(s3: Any, bucket: str, objects: dict[str, bytes]) -> int:
-    """Put what is not there yet and return how many that were. The hash in a key makes looking at its
-    content needless.
-    """
+    """Put what is not there yet and return how many that were."""
     new = 0
     for key, data in sorted(objects.items()):
         try:
@@ -100,6 +111,23 @@ def upload(s3: Any, bucket: str, objects: dict[str, bytes]) -> int:
                 raise
         new += 1
     return new
+
+
+def verify(s3: Any, bucket: str, checksums: Mapping[str, str]) -> None:
+    """Compare what the bucket holds with the release's checksums. Raises PublishError for a difference."""
+    for key, expected in sorted(checksums.items()):
+        try:
+            content = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            raise PublishError(f"s3://{bucket}/{key} of the release cannot be read ({code})") from error
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected:
+            raise PublishError(
+                f"s3://{bucket}/{key} is not what this release holds (SHA-256 {found}, expected {expected}): "
+                "somebody changed it. Deploy nothing from this bucket, look at the object's versions, and "
+                "publish to another bucket (--bucket)"
+            )
 
 
 def quick_create_url(region: str, suffix: str, template_url: str, stack_name: str = STACK_NAME) -> str:
@@ -139,6 +167,7 @@ def publish(
     s3 = session.client("s3")
     ensure_bucket(s3, built.bucket, region, session.get_partition_for_region(region))
     new = upload(s3, built.bucket, built.objects)
+    verify(s3, built.bucket, built.checksums)
     suffix = dns_suffix(session, region)
     url = f"https://{built.bucket}.s3.{region}.{suffix}/{built.entry_key}"
     return built, {
@@ -147,6 +176,7 @@ def publish(
         "template_url": url,
         "quick_create_url": quick_create_url(region, suffix, url),
         "keys": built.keys,
+        "manifest_key": built.manifest_key,
         "new_objects": new,
     }
 
@@ -175,6 +205,7 @@ def main(argv: list[str] | None = None, session: boto3.Session | None = None) ->
                 "bucket": built.bucket,
                 "keys": built.keys,
                 "entry_key": built.entry_key,
+                "manifest_key": built.manifest_key,
             }
         else:
             built, summary = publish(

@@ -3,12 +3,14 @@ the keys (flow A).
 
 Called by scripts/publish.py, which uploads what this returns. The same files give the same bytes and
 therefore the same keys: zips are sorted and carry no times, and every key contains the hash of its content.
+A manifest lists the SHA-256 of every object.
 Nothing here speaks to AWS.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -42,6 +44,10 @@ NOT_SOURCE = {
 }
 
 
+# Hex digits of a hash in a key: 128 bits, so that nobody finds other content for a key that is published.
+HASH_LENGTH = 32
+
+
 class ReleaseError(ValueError):
     """The sources do not make a release; the message says which file and why."""
 
@@ -53,6 +59,7 @@ class Release:
     version: str
     bucket: str
     entry_key: str
+    manifest_key: str
     keys: dict[str, str]
     objects: dict[str, bytes] = field(repr=False)
 
@@ -61,10 +68,15 @@ class Release:
         """The packaged 1-infra.yaml."""
         return self.objects[self.entry_key]
 
+    @property
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of every object of the release but the manifest, which says these."""
+        return json.loads(self.objects[self.manifest_key])["sha256"]
+
 
 def short_hash(data: bytes) -> str:
     """What makes a key immutable: other content, other key."""
-    return hashlib.sha256(data).hexdigest()[:12]
+    return hashlib.sha256(data).hexdigest()[:HASH_LENGTH]
 
 
 def source_files(root: Path) -> list[str]:
@@ -203,4 +215,8 @@ def build(root: Path, version: str, bucket: str) -> Release:
     entry = stamp("1-infra.yaml", cfn["1-infra.yaml"], stamped)
     entry_key = f"{version}/1-infra.{short_hash(entry)}.yaml"
     objects[entry_key] = entry
-    return Release(version, bucket, entry_key, keys, objects)
+    checksums = {key: hashlib.sha256(data).hexdigest() for key, data in sorted(objects.items())}
+    manifest = json.dumps({"version": version, "entry": entry_key, "sha256": checksums}, indent=1) + "\n"
+    manifest_key = f"{version}/manifest.{short_hash(manifest.encode())}.json"
+    objects[manifest_key] = manifest.encode()
+    return Release(version, bucket, entry_key, manifest_key, keys, objects)

@@ -352,12 +352,16 @@ def s3(cloud: Cloud, request: Request) -> list[Access]:
         tags = policies.object_tags(match[1], match[2])
         existing = {f"s3:ExistingObjectTag/{k}": v for k, v in tags.items()}
         out = [Access(a.action, a.resource, {**existing, **a.context}) for a in out]
-    return [Access(a.action, a.resource, {**_sse(request.headers), **a.context}) for a in out]
+    sent = _sse(request.headers, "partNumber" in query or "uploads" in query)
+    return [Access(a.action, a.resource, {**sent, **a.context}) for a in out]
 
 
-def _sse(headers: dict[str, str]) -> dict[str, str]:
+def _sse(headers: dict[str, str], parts: bool) -> dict[str, str]:
     names = ("x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id", "x-amz-acl")
-    return {f"s3:{n}": headers[n] for n in names if n in headers}
+    names += ("if-none-match", "if-match")  # conditional writes
+    # false for the parts of an upload, which are not objects yet
+    creation = {} if parts else {"s3:ObjectCreationOperation": "true"}
+    return {**creation, **{f"s3:{n}": headers[n] for n in names if n in headers}}
 
 
 ACCESSES = {
