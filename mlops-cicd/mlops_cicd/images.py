@@ -1,7 +1,8 @@
 """Stage Images of the build pipeline (flow E): the project's three images, built only where content changed.
 
 An image's tag is the hash of everything it is built from, so a tag that ECR already has is never built again.
-One CodeBuild run builds all three: a new account has one concurrent build.
+What the other stages get is the digest: whatever happens to a tag, they run the image that was built. One
+CodeBuild run builds all three: a new account has one concurrent build.
 """
 
 from __future__ import annotations
@@ -150,15 +151,15 @@ def content_tag(project: Path, name: str, build_args: Mapping[str, str]) -> str:
 # ------------------------------------------------------------ ECR and docker
 
 
-def has_tag(ecr: Any, repository: str, tag: str) -> bool:
-    """Whether ECR already has the image."""
+def digest_of(ecr: Any, repository: str, tag: str) -> str:
+    """The digest of the image in ECR; empty when there is none."""
     try:
-        ecr.describe_images(repositoryName=repository, imageIds=[{"imageTag": tag}])
+        found = ecr.describe_images(repositoryName=repository, imageIds=[{"imageTag": tag}])["imageDetails"]
     except ClientError as error:
         if error.response["Error"]["Code"] == "ImageNotFoundException":
-            return False
+            return ""
         raise
-    return True
+    return found[0]["imageDigest"]
 
 
 def registry_of(uri: str) -> str:
@@ -294,7 +295,7 @@ def main(
     to_build: list[str] = []
     for name, image in planned.items():
         repository = image["repository"].partition("/")[2]
-        known = has_tag(ecr, repository, image["tag"])
+        known = digest_of(ecr, repository, image["tag"])
         say(
             f"{name}: {image['uri']} {'is in ECR: nothing to build' if known else 'is new: it will be built'}"
         )
@@ -322,10 +323,17 @@ def main(
                     build_and_push(options.project_dir, name, image["uri"], image["args"], secret, execute)
                 except Fault:
                     # Tags are immutable: a build of the same content may have pushed it meanwhile.
-                    if not has_tag(ecr, image["repository"].partition("/")[2], image["tag"]):
+                    if not digest_of(ecr, image["repository"].partition("/")[2], image["tag"]):
                         raise
                     say(f"{name}: another build pushed the same content first")
-    write_json(options.out, {name: image["uri"] for name, image in planned.items()})
+    addresses = {}
+    for name, image in planned.items():
+        repository = image["repository"]
+        digest = digest_of(ecr, repository.partition("/")[2], image["tag"])
+        if not digest:
+            raise Fault(f"{image['uri']} was pushed and is gone from ECR: run stage Images again")
+        addresses[name] = f"{repository}@{digest}"
+    write_json(options.out, addresses)
     say(f"{len(to_build)} of {len(planned)} images built; addresses in {options.out}")
     return OK
 

@@ -156,7 +156,7 @@ def monitor_image(ecr: Any, project: Project, model: ModelVersion) -> str:
             f"ECR repository {repository} holds no image: the build pipeline must run before a deployment"
         )
     newest = max(images, key=lambda image: image["imagePushedAt"])
-    return f"{project.ecr_preprocessing_uri}:{newest['imageTags'][0]}"
+    return f"{project.ecr_preprocessing_uri}@{newest['imageDigest']}"
 
 
 class TemplateLoader(yaml.SafeLoader):

@@ -51,7 +51,7 @@ def parameters(ssm: Any, path: str) -> dict[str, str]:
 
 
 def newest_image(ecr: Any, uri: str) -> str:
-    """Return the newest image of the ECR repository at uri."""
+    """Return the newest image of the ECR repository at uri, by its digest."""
     repository = uri.split("/", 1)[1]
     pages = ecr.get_paginator("describe_images").paginate(
         repositoryName=repository, filter={"tagStatus": "TAGGED"}
@@ -59,7 +59,7 @@ def newest_image(ecr: Any, uri: str) -> str:
     images = [image for page in pages for image in page["imageDetails"]]
     if not images:
         raise ExperimentError(f"{repository} has no image yet; the first run of the build pipeline makes it")
-    return f"{uri}:{max(images, key=lambda image: image['imagePushedAt'])['imageTags'][0]}"
+    return f"{uri}@{max(images, key=lambda image: image['imagePushedAt'])['imageDigest']}"
 
 
 def read_settings(project: str, session: boto3.Session) -> dict[str, Any]:

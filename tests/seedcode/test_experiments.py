@@ -1,6 +1,7 @@
 """What a Data Scientist tries out: a pipeline beside the stable one, and the record of runs."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -47,12 +48,10 @@ def test_it_carries_the_projects_tags(result: dict[str, Any]):
 
 def test_it_trains_with_the_projects_images_and_registers_nothing(result: dict[str, Any]):
     steps = {step["Name"]: step for step in result["definition"]["Steps"]}
-    assert steps["Train"]["Arguments"]["AlgorithmSpecification"]["TrainingImage"].endswith(
-        "/training:0123456789ab"
-    )
-    assert steps["Preprocess"]["Arguments"]["AppSpecification"]["ImageUri"].endswith(
-        "/preprocessing:0123456789ab"
-    )
+    training = steps["Train"]["Arguments"]["AlgorithmSpecification"]["TrainingImage"]
+    preprocessing = steps["Preprocess"]["Arguments"]["AppSpecification"]["ImageUri"]
+    assert re.search(r"/training@sha256:[0-9a-f]{64}$", training)
+    assert re.search(r"/preprocessing@sha256:[0-9a-f]{64}$", preprocessing)
     assert steps["CheckQuality"]["Arguments"]["IfSteps"] == []
 
 
@@ -98,12 +97,12 @@ def test_a_project_without_parameters_or_images_is_named(project: Path):
 def test_the_newest_image_is_taken(project: Path):
     experimental = load(project / "experimental.py")
     images = [
-        {"imageTags": [tag], "imagePushedAt": datetime(2026, 1, day)}
-        for tag, day in (("b", 2), ("c", 3), ("a", 1))
+        {"imageDigest": f"sha256:{letter}", "imagePushedAt": datetime(2026, 1, day)}
+        for letter, day in (("b", 2), ("c", 3), ("a", 1))
     ]
     pages = [{"imageDetails": images[:2]}, {"imageDetails": images[2:]}]
     ecr = SimpleNamespace(get_paginator=lambda name: SimpleNamespace(paginate=lambda **_: pages))
-    assert experimental.newest_image(ecr, "host/mlops-p-1/training") == "host/mlops-p-1/training:c"
+    assert experimental.newest_image(ecr, "host/mlops-p-1/training") == "host/mlops-p-1/training@sha256:c"
 
 
 def test_runs_are_kept_in_a_file_and_read_back(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,7 +175,7 @@ def test_three_images_are_built_once(registry: None, project_dir: Path, tmp_path
     assert build(project_dir, docker, out) == 0
     written = json.loads(out.read_text())
     assert set(written) == {"preprocessing", "training", "inference"}
-    assert written["training"].startswith(f"{ECR}/training:")
+    assert re.fullmatch(re.escape(f"{ECR}/training@sha256:") + "[0-9a-f]{64}", written["training"])
     assert [command[1] for command in docker.commands] == ["build", "push"] * 3
     assert f"BASE_IMAGE={BASE}" in docker.commands[0]
     assert {host for host, _ in docker.logins} == {ECR.partition("/")[0], BASE.partition("/")[0]}

@@ -18,6 +18,7 @@ from mlops_cicd.console import Fault
 from .conftest import BUCKET, ECR, GROUP_ARN, NAME, PROJECT_ID, ROOT, Session
 
 S3 = f"s3://{BUCKET}/baseline"
+NEW, OLD = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 QUALITY = {
     "DriftCheckBaselines": {
         "ModelDataQuality": {
@@ -79,8 +80,8 @@ class Images:
     def paginate(self, **arguments: Any) -> list[dict[str, Any]]:
         assert arguments["repositoryName"] == f"{NAME}/preprocessing"
         return [
-            {"imageDetails": [{"imageTags": ["new"], "imagePushedAt": datetime(2026, 2, 1, tzinfo=UTC)}]},
-            {"imageDetails": [{"imageTags": ["old"], "imagePushedAt": datetime(2026, 1, 1, tzinfo=UTC)}]},
+            {"imageDetails": [{"imageDigest": NEW, "imagePushedAt": datetime(2026, 2, 1, tzinfo=UTC)}]},
+            {"imageDetails": [{"imageDigest": OLD, "imagePushedAt": datetime(2026, 1, 1, tzinfo=UTC)}]},
         ]
 
 
@@ -128,7 +129,7 @@ def test_the_newest_approved_version_is_deployed(aws: None, project_dir: Path, t
     assert staging["ExecutionRoleArn"] == f"/mlops/projects/{PROJECT_ID}/execution-role-arn"
     assert staging["SubnetIds"] == "/mlops/infra/private-subnet-ids"
     monitoring = rendered["monitoring"]["Parameters"]
-    assert monitoring["MonitorImageUri"] == f"{ECR}/preprocessing:new"
+    assert monitoring["MonitorImageUri"] == f"{ECR}/preprocessing@{NEW}"
     assert monitoring["BaselineStatisticsUri"] == f"{S3}/statistics.json"
     assert monitoring["EndpointName"] == f"{NAME}-production"
     assert monitoring["CaptureUri"] == f"s3://{BUCKET}/data-capture/production"
