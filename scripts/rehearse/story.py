@@ -424,7 +424,7 @@ def push_change(
     files: dict[str, str],
     name: str = "jane-doe",
 ) -> str:
-    """Branch, commit, merge into main and push; returns the commit on main."""
+    """Branch, commit, push, pull request, merge into main; returns the commit on main."""
     home, env = scientist(r, made, name)
 
     def git(*arguments: str) -> str:
@@ -441,9 +441,19 @@ def push_change(
         git("add", path)
     git("commit", "--quiet", "-m", message)
     git("push", "--quiet", "origin", branch)
+    # main takes no pushes: what comes in comes by a pull request
+    codecommit, repository = person(r, made, name).client("codecommit"), made.settings["repository-name"]
+    target = {"repositoryName": repository, "sourceReference": branch, "destinationReference": "main"}
+    request = codecommit.create_pull_request(title=message, targets=[target])["pullRequest"]["pullRequestId"]
+    codecommit.merge_pull_request_by_three_way(
+        pullRequestId=request,
+        repositoryName=repository,
+        commitMessage=f"Merge {branch}",
+        authorName=name,
+        email=f"{name}@example.com",
+    )
     git("checkout", "--quiet", "main")
-    git("merge", "--quiet", "--no-ff", "-m", f"Merge {branch}", branch)
-    git("push", "--quiet", "origin", "main")
+    git("pull", "--quiet", "origin", "main")
     return git("rev-parse", "HEAD")
 
 
