@@ -76,6 +76,7 @@ def event() -> Callable[..., dict[str, Any]]:
             "StackId": "arn:aws:cloudformation:us-east-1:123456789012:stack/s/1",
             "RequestId": "r-1",
             "LogicalResourceId": "Thing",
+            "ResourceType": "Custom::Thing",
             "ResourceProperties": {"ServiceToken": "arn", **properties},
         }
         return made | ({"PhysicalResourceId": physical} if physical else {})

@@ -25,6 +25,7 @@ NAMES = {
         "rule-on-custom-event-bus/RuleName": "-",
         "EventBusName": "EventBusName|Name",
     },
+    "ec2": {"security-group/SecurityGroupId": "GroupId"},
     "iam": {"PolicyNameWithPath": "-", "RoleNameWithPath": "-"},
     "lambda": {"function alias/Alias": "-", "function version/Version": "-"},
     "logs": {"LogStreamName": "logStreamName"},
