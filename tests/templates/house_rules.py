@@ -376,6 +376,20 @@ def actions_are_named(template: Template) -> Iterator[str]:
                 yield f"{name}.{statement.get('Sid')}: allows {action}"
 
 
+def resource_types_are_named(template: Template) -> Iterator[str]:
+    """IAM takes no wildcard in the place of a resource type (its user guide: "incorrect wildcard usage")."""
+    untyped = ("s3", "sns", "sqs", "codecommit", "codepipeline", "execute-api")
+    for name, statement in template.statements():
+        for resource in as_list(statement.get("Resource", [])):
+            text = resource.get("Fn::Sub", "") if isinstance(resource, dict) else resource
+            parts = re.sub(r"\$\{[^}]+\}", "x", text if isinstance(text, str) else text[0]).split(":", 5)
+            if len(parts) < 6 or parts[2] in untyped:
+                continue
+            kind, separator, _ = re.split(r"([/:]|$)", parts[5], maxsplit=1)
+            if separator and re.search(r"[*?]", kind):
+                yield f"{name}.{statement.get('Sid')}: {kind} in the place of a type of {parts[2]}"
+
+
 def roles_are_bounded(template: Template) -> Iterator[str]:
     wanted = "/mlops/platform/" if template.path.parent.name == "infra" else "/mlops/projects/"
     for name, role in template.of_type("AWS::IAM::Role"):
@@ -607,6 +621,7 @@ RULES: list[Rule] = [
     wildcards_have_reasons,
     unscoped_actions_reach_everything,
     actions_are_named,
+    resource_types_are_named,
     roles_are_bounded,
     trust_is_guarded,
     resource_policies_are_guarded,
