@@ -23,7 +23,7 @@ from localaws.permissions.mapping import action_details, resource_details
 Properties = Mapping[str, Any]
 #: ARNs that a call is about, each with the condition keys that go with it
 Targets = Iterator[tuple[str, dict[str, Any]]]
-#: regular expression of "<type> <action>" → the property that brings the call; "" = never, with the reason
+#: regular expression of "<type> <action>" → the property that brings the call, reads excepted; "" = never
 NOT_NEEDED = {
     r"S3::Bucket s3tables:": "MetadataTableConfiguration",
     r"S3::Bucket s3:.*Metadata.*Configuration": "MetadataConfiguration",
@@ -57,7 +57,7 @@ NOT_NEEDED = {
     # nested stacks have neither
     r"CloudFormation::Stack cloudformation:(UpdateTerminationProtection|[GS]etStackPolicy)": "",
     r"CloudFormation::Stack cloudformation:GetTemplate$": "",  # reads of drift detection
-    r"SageMaker::(Domain|UserProfile) sagemaker:DescribeImage": "CustomImages",
+    r"SageMaker::(Domain|UserProfile) sagemaker:DescribeImage": "",  # we name no images of our own
     r"SageMaker::Domain sagemaker:\w+App": "",
     r"SageMaker::Domain efs:": "",
     r"SageMaker::Domain sagemaker:DescribeUserProfile": "",
@@ -82,7 +82,6 @@ NOT_NEEDED = {
     r"EC2::VPC ec2:ModifyVpcTenancy": "InstanceTenancy",
     r"EC2::FlowLog s3:": "DestinationOptions",
     r"EC2::FlowLog (iam:CreateServiceLinkedRole|autoscaling:)": "",  # delivery to a log group needs neither
-    r"EC2::FlowLog logs:(Create|Delete)LogDelivery": "LogDestination",
     r"EC2::Subnet ec2:\w*SubnetCidrBlock": "Ipv6CidrBlock",
     r"EC2::SubnetRouteTableAssociation ec2:ReplaceRouteTableAssociation": "",  # a change makes a new one
     r"SageMaker::ModelPackageGroup sagemaker:\w+ModelPackageGroupPolicy": "ModelPackageGroupPolicy",
@@ -103,7 +102,7 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
     # the template is read with the credentials of the parent's stack
     "AWS::CloudFormation::Stack": {
         "create": ("s3:GetObject", "cloudformation:TagResource"),
-        "update": ("s3:GetObject", "cloudformation:TagResource"),
+        "update": ("s3:GetObject", "cloudformation:TagResource", "cloudformation:UntagResource"),
     },
     # https://docs.aws.amazon.com/codecommit/latest/userguide/encryption.html
     "AWS::CodeCommit::Repository": {
@@ -182,6 +181,13 @@ OWN: dict[str, tuple[str, dict[str, str]]] = {
 }
 #: types whose ARN is known only when the service has given them an id
 NAMED_BY_SERVICE = {kind for kind, (_, places) in OWN.items() if not places}
+#: types that CloudFormation names after the logical id alone, not the stack
+NAMED_WITHOUT_STACK = {
+    "AWS::CodeBuild::Project",
+    "AWS::SageMaker::CodeRepository",
+    "AWS::SageMaker::EndpointConfig",
+    "AWS::SageMaker::Model",
+}
 #: type → (path of a property that holds a role's ARN, the service that the role is handed to)
 ROLES: dict[str, tuple[tuple[str, str], ...]] = {
     "AWS::CloudFormation::Stack": (),  # a nested stack has its parent's role
@@ -350,7 +356,9 @@ def _asked(resource: Resource, verb: str, place: Place) -> list[Access]:
     asked = []
     for action in permissions(resource.type, verb):
         brought = brought_by(resource.type, action)
-        if brought is not None and brought not in resource.properties:
+        # a read looks at all settings of the resource itself, whatever the template sets
+        all_settings = verb == "read" and action.startswith(f"{_service(resource.type)}:")
+        if brought == "" or (brought and not all_settings and brought not in resource.properties):
             continue
         if _is_tagging(action) and not _tags_change(resource, verb, action):
             continue
@@ -428,7 +436,7 @@ def own_arn(resource: Resource, place: Place) -> str:
     form = place.arn(_form(_service(kind), name))
     if physical_id.startswith("arn:") and kind not in _ABOUT_ANOTHER and _same_kind(physical_id, form):
         return physical_id
-    generated = f"{place.stack}-{resource.logical_id}-XXXXXXXXXXXX"  # as CloudFormation makes a name
+    generated = generated_name(kind, place.stack, resource.logical_id)
     for placeholder in re.findall(r"\$\{(\w+)\}", form):
         prop = places.get(placeholder, "")
         value = "*" if prop == "*" else str(props.get(prop) or "")
@@ -450,8 +458,15 @@ def own_arn(resource: Resource, place: Place) -> str:
     return form
 
 
+def generated_name(type_name: str, stack: str, logical_id: str) -> str:
+    """A name as CloudFormation makes it; the end is random."""
+    name = f"{logical_id}-XXXXXXXXXXXX"
+    name = name if type_name in NAMED_WITHOUT_STACK else f"{stack}-{name}"
+    return name.lower() if type_name == "AWS::S3::Bucket" else name
+
+
 #: types whose physical id is not the resource that their calls are about
-_ABOUT_ANOTHER = {"AWS::SNS::Subscription", "AWS::Lambda::Permission", "AWS::CloudFormation::Stack"}
+_ABOUT_ANOTHER = {"AWS::SNS::Subscription", "AWS::Lambda::Permission"}
 
 
 def _same_kind(arn: str, form: str) -> bool:
@@ -487,7 +502,7 @@ def _guessed_arn(resource: Resource, place: Place) -> str:
     form = place.arn(_form(creates[0].partition(":")[0], needed[0]))
     wanted = (_schema(resource.type).get("primaryIdentifier") or [""])[-1].rpartition("/")[2]
     name = resource.properties.get(wanted) or resource.physical_id
-    name = name or f"{place.stack}-{resource.logical_id}-XXXXXXXXXXXX"
+    name = name or generated_name(resource.type, place.stack, resource.logical_id)
     return re.sub(r"\$\{\w+\}", lambda _: str(name), form)
 
 
@@ -663,6 +678,18 @@ def tags_of(type_name: str, props: Properties) -> dict[str, str]:
     tags = props.get(prop) or []
     found = dict(tags) if isinstance(tags, Mapping) else {t["Key"]: t["Value"] for t in tags if "Key" in t}
     return {str(k): str(v) for k, v in found.items() if not str(k).startswith("aws:")}
+
+
+def stack_tags(type_name: str, props: Properties, tags: Mapping[str, str]) -> dict[str, Any]:
+    """Properties with the tags of the stack, for a type that takes tags."""
+    tagging = _schema(type_name).get("tagging") or {}
+    prop = str(tagging.get("tagProperty") or "/properties/Tags").rpartition("/")[2]
+    known = _schema(type_name).get("properties", {}).get(prop)
+    if not tags or known is None or tagging.get("taggable") is False:
+        return dict(props)
+    merged = {**tags, **tags_of(type_name, props)}
+    is_map = isinstance(props.get(prop), Mapping) or known.get("type") == "object"
+    return {**props, prop: merged if is_map else [{"Key": k, "Value": v} for k, v in merged.items()]}
 
 
 def _context(resource: Resource, verb: str, action: str, arn: str, place: Place) -> dict[str, Any]:
