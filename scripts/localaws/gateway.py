@@ -206,7 +206,8 @@ def control(
 ) -> Response:
     """The cloud's own switches, for the rehearsal and for a person with curl.
 
-    They are health, clock, outbox, settings, calls, what IAM was asked and denied (questions, denials), which
+    They are health, clock, outbox, settings, stacks, calls, what IAM was asked and denied (questions,
+    denials), which
     VPC endpoints were used (routes), and the environment of a Studio space (studio).
     """
     what = path.removeprefix("/_localaws/").strip("/")
@@ -251,6 +252,12 @@ def control(
                     {"error": f'settings takes {{"time_scale": n, "enforce": true|false}}: {error}'}, 400
                 )
         return _json({"time_scale": cloud.time_scale, "enforce": cloud.enforce})
+    if what == "stacks":
+        return _json(hooks.census.stacks())
+    if what == "leaks":
+        from localaws import leaks
+
+        return _json(leaks.look(cloud, sent.get("secrets", {}), sent.get("rows", {})))
     if what == "denials":
         return _json(cloud.evidence.denials)
     if what == "questions":
@@ -258,7 +265,7 @@ def control(
     if what == "calls":
         wanted = parse_qs(query).get("service")
         return _json([c for c in cloud.calls if not wanted or c["service"] in wanted])
-    there_are = "health, clock, outbox, settings, calls, denials, questions, routes, studio"
+    there_are = "health, clock, outbox, settings, stacks, calls, denials, questions, routes, studio"
     return _json({"error": f"{what!r} is unknown; there are {there_are}"}, 404)
 
 

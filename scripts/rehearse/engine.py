@@ -16,9 +16,8 @@ import subprocess
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -82,52 +81,22 @@ class UseCase:
 class Census(threading.Thread):
     """Counts stacks and their resources while the rehearsal goes on."""
 
-    def __init__(self, session: Callable[[], boto3.Session], every: float = 2.0) -> None:
+    def __init__(self, cloud: LocalCloud, every: float = 2.0) -> None:
         super().__init__(daemon=True, name="census")
-        self.session = session
+        self.cloud = cloud
         self.every = every
         self.stacks: dict[str, dict[str, Any]] = {}
         self.ended = threading.Event()
 
     def run(self) -> None:
         """Until told to end."""
-        cloudformation = self.session().client("cloudformation", config=CLIENT)
         while not self.ended.wait(self.every):
-            try:
-                self.count(cloudformation)
-            except (ClientError, BotoCoreError):
-                continue  # the cloud is busy or going down; the next count will tell
+            with suppress(OSError):  # the cloud is busy or going down; the next count will tell
+                self.count()
 
-    def count(self, cloudformation: Any) -> None:
-        """Read the stacks that changed since the last count."""
-        pages = cloudformation.get_paginator("list_stacks").paginate()
-        found = {
-            s["StackId"]: s
-            for page in pages
-            for s in page["StackSummaries"]
-            if s["StackStatus"] != "DELETE_COMPLETE"
-        }
-        for gone in set(self.stacks) - set(found):
-            del self.stacks[gone]
-        for identifier, summary in found.items():
-            known = self.stacks.get(identifier)
-            if (
-                known
-                and known["status"] == summary["StackStatus"]
-                and not summary["StackStatus"].endswith("IN_PROGRESS")
-            ):
-                continue
-            pages = cloudformation.get_paginator("list_stack_resources").paginate(StackName=identifier)
-            resources = [r for page in pages for r in page["StackResourceSummaries"]]
-            self.stacks[identifier] = {
-                "name": summary["StackName"],
-                "status": summary["StackStatus"],
-                "parent": summary.get("ParentId", ""),
-                "types": Counter(
-                    r["ResourceType"] for r in resources if r["ResourceStatus"].endswith("_COMPLETE")
-                ),
-                "pending": sum(r["ResourceStatus"].endswith("IN_PROGRESS") for r in resources),
-            }
+    def count(self) -> None:
+        """Ask the cloud itself: nobody's permissions are needed to look at a display."""
+        self.stacks = {stack["id"]: stack for stack in self.cloud.control("stacks")}
 
     def totals(self) -> dict[str, int]:
         """Stacks, resources that are there, resources under way."""
@@ -155,7 +124,9 @@ class Rehearsal:
         self.facts: dict[str, Any] = {}
         self.cases: list[UseCase] = []
         self.began = time.monotonic()
-        self.census = Census(self.session)
+        self.census = Census(cloud)
+        self._sessions: dict[tuple[str, str], boto3.Session] = {}
+        self.planted: dict[str, str] = {}  # secrets that must show up nowhere
 
     # --- use cases and steps
 
@@ -223,27 +194,34 @@ class Rehearsal:
 
     # --- what scenarios do with it
 
-    def session(self, role: str = "", name: str = "rehearsal") -> boto3.Session:
-        """A boto3 session of this cloud: the account's administrator, or a role."""
+    def administrator(self) -> boto3.Session:
+        """The administrator of the account: launches 1-infra and deletes it at the end, nothing else."""
         env = self.cloud.environment()
-        keys = {
-            "aws_access_key_id": env["AWS_ACCESS_KEY_ID"],
-            "aws_secret_access_key": env["AWS_SECRET_ACCESS_KEY"],
-        }
-        session = boto3.Session(region_name=env["AWS_REGION"], **keys)
-        if not role:
-            return session
-        found = session.client("sts").assume_role(RoleArn=role, RoleSessionName=name)["Credentials"]
         return boto3.Session(
-            aws_access_key_id=found["AccessKeyId"],
-            aws_secret_access_key=found["SecretAccessKey"],
-            aws_session_token=found["SessionToken"],
+            aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
             region_name=env["AWS_REGION"],
         )
 
-    def role_environment(self, role: str, home: Path, name: str = "rehearsal") -> dict[str, str]:
+    def persona(self, role: str, name: str) -> boto3.Session:
+        """A person's session of a role, kept for the whole rehearsal.
+
+        Signing in with the account's own keys stands for the company's identity provider.
+        """
+        if (role, name) not in self._sessions:
+            sts = self.administrator().client("sts")
+            found = sts.assume_role(RoleArn=role, RoleSessionName=name)["Credentials"]
+            self._sessions[role, name] = boto3.Session(
+                aws_access_key_id=found["AccessKeyId"],
+                aws_secret_access_key=found["SecretAccessKey"],
+                aws_session_token=found["SessionToken"],
+                region_name=self.cloud.environment()["AWS_REGION"],
+            )
+        return self._sessions[role, name]
+
+    def role_environment(self, role: str, home: Path, name: str) -> dict[str, str]:
         """The environment of a person who works under a role, with a home of their own."""
-        keys = self.session(role, name).get_credentials().get_frozen_credentials()
+        keys = self.persona(role, name).get_credentials().get_frozen_credentials()
         # what a Studio space has: an AWS CLI, and a Python with pip; not the environments of this repository
         tools = self.folder / "tools"
         tools.mkdir(exist_ok=True)

@@ -29,6 +29,7 @@ import create_user
 import deploy
 import publish
 import release
+from rehearse import leaks
 from rehearse.cloud import ROOT
 from rehearse.engine import Failure, Rehearsal, Step
 
@@ -69,14 +70,14 @@ def publish_release(r: Rehearsal) -> dict[str, Any]:
     """Publish the sources as they are on disk, and once more, which must write nothing."""
     with r.step("publish an immutable release") as step:
         sources, version = snapshot(r), release.version_of(ROOT)
-        built, summary = publish.publish(r.session(), sources, version=version)
+        built, summary = publish.publish(r.administrator(), sources, version=version)
         step.say(f"{summary['version']}: {len(built.objects)} objects in {summary['bucket']}")
         r.facts["release"] = {
             "version": summary["version"],
             "objects": len(built.objects),
             "bucket": summary["bucket"],
         }
-        _, again = publish.publish(r.session(), sources, version=version)
+        _, again = publish.publish(r.administrator(), sources, version=version)
         r.check(
             again["new_objects"] == 0,
             f"publishing the same sources again wrote {again['new_objects']} objects",
@@ -89,10 +90,13 @@ def launch_infrastructure(r: Rehearsal, quick_create_url: str) -> None:
     query = parse_qs(urlsplit(quick_create_url).fragment.partition("?")[2])
     url, stack = query["templateURL"][0], query["stackName"][0]
     r.facts["infra_stack"] = stack
-    cloudformation = r.session().client("cloudformation")
+    cloudformation = r.administrator().client("cloudformation")
     with r.step("launch 1-infra from the quick-create link") as step:
         deploy.start(cloudformation, stack, url, {"AdminEmail": ADMIN_EMAIL})
         wait_for_stack(r, step, stack)
+        # the administrator tells the personas their roles, and is not needed any more
+        r.facts["infra"] = account.infra(r.administrator().client("ssm"))
+        r.facts["launched"] = r.cloud.control("clock")["now"]
 
 
 def wait_for_stack(r: Rehearsal, step: Step, stack: str) -> None:
@@ -103,8 +107,9 @@ def wait_for_stack(r: Rehearsal, step: Step, stack: str) -> None:
         totals = r.census.totals()
         step.say(f"{totals['resources']} resources, {totals['pending']} under way")
 
-    account.wait_for_stack(r.session().client("cloudformation"), stack, timeout=600, every=0.5, tick=tick)
-    r.census.count(r.session().client("cloudformation"))
+    cloudformation = r.administrator().client("cloudformation")
+    account.wait_for_stack(cloudformation, stack, timeout=600, every=0.5, tick=tick)
+    r.census.count()
     totals = r.census.totals()
     step.say(f"{totals['resources']} resources in {totals['stacks']} stacks")
 
@@ -113,13 +118,13 @@ def platform_pipeline(r: Rehearsal) -> None:
     """ModelRepoPipeline runs on the platform's repository, publishes, and updates 1-infra after an
     approval.
     """
-    session = r.session()
+    session = developer(r)
     codepipeline = session.client("codepipeline")
     with r.step("ModelRepoPipeline publishes the platform's repository") as step:
-        execution = wait_for_execution(r, step, "ModelRepoPipeline", until_approval=True)
+        execution = wait_for_execution(r, session, step, "ModelRepoPipeline", until_approval=True)
         approve.answer_release(codepipeline, "ModelRepoPipeline", "Approved", "rehearsal")
     with r.step("ModelRepoPipeline updates 1-infra after the approval") as step:
-        wait_for_execution(r, step, "ModelRepoPipeline", execution)
+        wait_for_execution(r, session, step, "ModelRepoPipeline", execution)
     with r.step("what the platform offers now") as step:
         infra = account.infra(session.client("ssm"))
         before = r.facts["release"]["version"]
@@ -134,6 +139,7 @@ def deploy_infrastructure(r: Rehearsal, with_pipeline: bool = True) -> None:
     """Use case A."""
     with r.use_case("A", "deploy the infrastructure"):
         summary = publish_release(r)
+        leaks.plant(r)
         launch_infrastructure(r, summary["quick_create_url"])
         with r.step("confirm the e-mail subscription") as step:
             step.say(confirm_mail(r, ADMIN_EMAIL))
@@ -175,6 +181,7 @@ def confirm_mail(r: Rehearsal, to: str) -> str:
 
 def wait_for_execution(
     r: Rehearsal,
+    session: Any,
     step: Step,
     pipeline: str,
     execution: str = "",
@@ -183,9 +190,8 @@ def wait_for_execution(
     timeout: float = 600,
 ) -> str:
     """Wait for an execution (the newest, or that of a commit) to succeed, or to stand at its manual
-    approval.
+    approval, as the person of the session sees it.
     """
-    session = r.session()
     codepipeline = session.client("codepipeline")
 
     def find() -> str | None:
@@ -219,10 +225,11 @@ def wait_for_execution(
     return r.wait(f"{pipeline} execution {execution}", probe, timeout, every=1)
 
 
-def expect_failure(r: Rehearsal, step: Step, pipeline: str, commit: str, stage: str, words: list[str]) -> str:
-    """The execution of a commit must fail in this stage, with a message that has these words."""
+def expect_failure(r: Rehearsal, made: Project, step: Step, commit: str, stage: str, words: list[str]) -> str:
+    """The build of a commit must fail in this stage, with a message that has these words."""
+    pipeline = made.settings["build-pipeline-name"]
     try:
-        wait_for_execution(r, step, pipeline, commit=commit)
+        wait_for_execution(r, person(r, made), step, pipeline, commit=commit)
     except account.FailedError as error:
         text = str(error)
         at_stage = f"stage {stage}," in error.args[0]
@@ -233,11 +240,11 @@ def expect_failure(r: Rehearsal, step: Step, pipeline: str, commit: str, stage: 
     raise Failure(f"commit {commit[:8]} went through {pipeline}; it should have failed in stage {stage}")
 
 
-def stages_of(r: Rehearsal, pipeline: str, execution: str) -> list[tuple[str, str, str]]:
+def stages_of(session: Any, pipeline: str, execution: str) -> list[tuple[str, str, str]]:
     """(stage, action, status) of what ran in an execution."""
     return [
         (a["stageName"], a["actionName"], a["status"])
-        for a in account.actions(r.session().client("codepipeline"), pipeline, execution)
+        for a in account.actions(session.client("codepipeline"), pipeline, execution)
     ]
 
 
@@ -245,11 +252,19 @@ def stages_of(r: Rehearsal, pipeline: str, execution: str) -> list[tuple[str, st
 # ----------------
 
 
+def developer(r: Rehearsal) -> Any:
+    """A session of the Full Stack Developer."""
+    return r.persona(r.facts["infra"]["full-stack-developer-role-arn"], "full-stack-developer")
+
+
 def admin(r: Rehearsal) -> Any:
     """A session of the Data Science Admin."""
-    return r.session(
-        account.infra(r.session().client("ssm"))["data-science-admin-role-arn"], "data-science-admin"
-    )
+    return r.persona(r.facts["infra"]["data-science-admin-role-arn"], "data-science-admin")
+
+
+def person(r: Rehearsal, made: Project, name: str = "jane-doe") -> Any:
+    """A session of a Data Scientist of the project."""
+    return r.persona(made.settings["data-scientist-role-arn"], name)
 
 
 def new_project(r: Rehearsal, name: str, cost_center: str = "4711") -> Project:
@@ -270,11 +285,10 @@ def new_project(r: Rehearsal, name: str, cost_center: str = "4711") -> Project:
             totals = r.census.totals()
             step.say(f"{totals['resources']} resources, {totals['pending']} under way")
 
-        create_project.wait_for_project(r.session(), name, timeout=300, every=0.5, tick=tick)
-        project = Project(
-            name, begun["ProjectId"], account.project(r.session().client("ssm"), begun["ProjectId"])
-        )
-        r.census.count(r.session().client("cloudformation"))
+        create_project.wait_for_project(session, name, timeout=300, every=0.5, tick=tick)
+        written = account.project(session.client("ssm"), begun["ProjectId"])
+        project = Project(name, begun["ProjectId"], written)
+        r.census.count()
         step.say(
             f"{project.id}: {len(project.settings)} parameters, "
             f"{r.census.totals()['resources']} resources in all"
@@ -287,7 +301,7 @@ def project(r: Rehearsal, name: str = "credit-risk") -> Project:
     with r.use_case("B", "create the project"):
         made = new_project(r, name)
         with r.step("its repository is filled with the seed code") as step:
-            codecommit = r.session().client("codecommit")
+            codecommit = person(r, made).client("codecommit")
             branch = codecommit.get_branch(
                 repositoryName=made.settings["repository-name"], branchName="main"
             )["branch"]
@@ -306,14 +320,12 @@ def user(r: Rehearsal, made: Project, name: str = "jane-doe") -> dict[str, Any]:
 def new_user(r: Rehearsal, made: Project, name: str) -> dict[str, Any]:
     """Provision the project's user product and wait for the association."""
     with r.step(f"provision the user product of {made.name} for {name}") as step:
-        provisioned = create_user.provision_user(admin(r), made.id, name)
-        create_user.wait_for_user(r.session(), provisioned, timeout=300, every=0.5, tick=r.tick)
-        domain = account.infra(r.session().client("ssm"))["studio-domain-id"]
-        written = account.parameters(r.session().client("ssm"), f"{account.PROJECTS}/{made.id}/users/{name}")
-        profile = (
-            r.session()
-            .client("sagemaker")
-            .describe_user_profile(DomainId=domain, UserProfileName=written["profile-name"])
+        session = admin(r)
+        provisioned = create_user.provision_user(session, made.id, name)
+        create_user.wait_for_user(session, provisioned, timeout=300, every=0.5, tick=r.tick)
+        written = account.parameters(session.client("ssm"), f"{account.PROJECTS}/{made.id}/users/{name}")
+        profile = session.client("sagemaker").describe_user_profile(
+            DomainId=r.facts["infra"]["studio-domain-id"], UserProfileName=written["profile-name"]
         )
         step.say(f"profile {profile['UserProfileName']}: {profile['Status']}")
         role = profile["UserSettings"]["ExecutionRole"]
@@ -323,7 +335,7 @@ def new_user(r: Rehearsal, made: Project, name: str) -> dict[str, Any]:
             [f"expected {made.settings['data-scientist-role-arn']}"],
         )
     with r.step("the association pipeline ends") as step:
-        association = create_user.wait_for_association(r.session(), made.id, name, timeout=300, tick=r.tick)
+        association = create_user.wait_for_association(session, made.id, name, timeout=300, tick=r.tick)
         step.say(f"{association.get('profile')} with {association.get('project')}")
     return association
 
@@ -346,14 +358,17 @@ def scientist(r: Rehearsal, made: Project, name: str = "jane-doe") -> tuple[Path
     """Home and environment of a Data Scientist of the project."""
     home = r.folder / "homes" / made.name / name
     home.mkdir(parents=True, exist_ok=True)
-    return home, r.role_environment(made.settings["data-scientist-role-arn"], home, name)
+    role = made.settings["data-scientist-role-arn"]
+    space = {"domain": r.facts["infra"]["studio-domain-id"], "role": role, "session": name}
+    # what runs in a space sits in the VPC: it reaches what has an endpoint there, and nothing else
+    return home, r.role_environment(role, home, name) | r.cloud.control("studio", space)
 
 
 def open_studio(r: Rehearsal, made: Project, name: str) -> Path:
     """Run the lifecycle configuration in a scratch home, as Studio does when a space starts."""
     home, env = scientist(r, made, name)
     with r.step("the lifecycle configuration runs in a scratch home") as step:
-        sagemaker = r.session().client("sagemaker")
+        sagemaker = person(r, made, name).client("sagemaker")
         arn = made.settings["lifecycle-config-arn"]
         found = sagemaker.describe_studio_lifecycle_config(StudioLifecycleConfigName=arn.rsplit("/", 1)[-1])
         script = home / "lifecycle.sh"
@@ -477,10 +492,12 @@ def build(r: Rehearsal, made: Project, commit: str) -> dict[str, Any]:
     """Wait for the build pipeline of a commit and read the model version that it registered."""
     pipeline = made.settings["build-pipeline-name"]
     with r.step("the build pipeline: validate, images, SageMaker pipeline") as step:
-        execution = wait_for_execution(r, step, pipeline, commit=commit, timeout=900)
-        step.say(" → ".join(f"{stage}/{action}" for stage, action, _ in stages_of(r, pipeline, execution)))
+        session = person(r, made)
+        execution = wait_for_execution(r, session, step, pipeline, commit=commit, timeout=900)
+        ran = stages_of(session, pipeline, execution)
+        step.say(" → ".join(f"{stage}/{action}" for stage, action, _ in ran))
     with r.step("the images are in the registry") as step:
-        ecr = r.session().client("ecr")
+        ecr = person(r, made).client("ecr")
         counts = {}
         for image in ("preprocessing", "training", "inference"):
             repository = f"mlops-{made.id}/{image}"
@@ -493,7 +510,7 @@ def build(r: Rehearsal, made: Project, commit: str) -> dict[str, Any]:
 
 def read_version(r: Rehearsal, made: Project, step: Step, commit: str) -> dict[str, Any]:
     """The newest model version and what the registry says about it."""
-    sagemaker, s3 = r.session().client("sagemaker"), r.session().client("s3")
+    sagemaker, s3 = person(r, made).client("sagemaker"), person(r, made).client("s3")
     found = approve.versions(sagemaker, made.settings["model-package-group-name"])
     r.check(bool(found), f"{made.settings['model-package-group-name']} has no version")
     package = sagemaker.describe_model_package(ModelPackageName=found[0]["ModelPackageArn"])
@@ -551,10 +568,10 @@ def approve_version(r: Rehearsal, made: Project, package_arn: str) -> str:
     """Approve in the registry under the Data Scientist's role; returns the deploy execution that it
     started.
     """
-    codepipeline = r.session().client("codepipeline")
+    role = person(r, made)
+    codepipeline = role.client("codepipeline")
     pipeline = made.settings["deploy-pipeline-name"]
     before = {run["pipelineExecutionId"] for run in account.executions(codepipeline, pipeline)}
-    role = r.session(made.settings["data-scientist-role-arn"], "jane-doe")
     approve.decide(role.client("sagemaker"), package_arn, "Approved", "metrics are good")
 
     def started() -> str | None:
@@ -571,28 +588,31 @@ def approve_version(r: Rehearsal, made: Project, package_arn: str) -> str:
 def roll_out(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
     """Use case F: approval, staging, tests, manual approval, production, monitoring."""
     pipeline = made.settings["deploy-pipeline-name"]
-    codepipeline = r.session().client("codepipeline")
+    session = person(r, made)
+    codepipeline = session.client("codepipeline")
     with r.use_case("F", "approve and deploy"):
         with r.step("approve the version in the registry") as step:
             execution = approve_version(r, made, version["arn"])
             step.say(f"version {version['version']} started {pipeline}")
         with r.step("staging is deployed and smoke-tested") as step:
-            wait_for_execution(r, step, pipeline, execution, until_approval=True)
-            tested = [s for s in stages_of(r, pipeline, execution) if s[0] == "Staging"]
+            wait_for_execution(r, session, step, pipeline, execution, until_approval=True)
+            tested = [s for s in stages_of(session, pipeline, execution) if s[0] == "Staging"]
             step.say(", ".join(f"{action} {status}" for _, action, status in tested))
         with r.step("the owner is asked, and production is approved") as step:
             asked = r.wait(f"an approval mail to {OWNER_EMAIL}", lambda: approval_mail(r), timeout=30)
             step.say(asked["subject"])
             approve.answer_release(codepipeline, pipeline, "Approved", "rehearsal")
         with r.step("production is deployed, tested and monitored") as step:
-            wait_for_execution(r, step, pipeline, execution)
+            wait_for_execution(r, session, step, pipeline, execution)
             step.say(
                 ", ".join(
-                    f"{a} {s}" for stage, a, s in stages_of(r, pipeline, execution) if stage == "Production"
+                    f"{a} {s}"
+                    for stage, a, s in stages_of(session, pipeline, execution)
+                    if stage == "Production"
                 )
             )
         with r.step("the production endpoint answers") as step:
-            sagemaker = r.session().client("sagemaker")
+            sagemaker = session.client("sagemaker")
             endpoint = sagemaker.describe_endpoint(EndpointName=made.endpoint)
             r.check(
                 endpoint["EndpointStatus"] == "InService",
@@ -600,7 +620,7 @@ def roll_out(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
             )
             score = invoke(r, made, applicants(r, made)[:1])
             step.say(f"{made.endpoint} is InService; probability of a bad loan {float(score[0]):.3f}")
-        status = account.stack_status(r.session().client("cloudformation"), f"mlops-{made.id}-monitoring")
+        status = account.stack_status(session.client("cloudformation"), f"mlops-{made.id}-monitoring")
         r.check(status.endswith("_COMPLETE"), f"stack mlops-{made.id}-monitoring is {status}")
 
 
@@ -648,7 +668,7 @@ def invoke(r: Rehearsal, made: Project, rows: list[list[str]]) -> list[str]:
     """One request to the production endpoint; an answer per row."""
     body = io.StringIO()
     csv.writer(body, lineterminator="\n").writerows(rows)
-    runtime = r.session().client("sagemaker-runtime")
+    runtime = person(r, made).client("sagemaker-runtime")
     answer = runtime.invoke_endpoint(
         EndpointName=made.endpoint, ContentType="text/csv", Accept="text/csv", Body=body.getvalue()
     )
@@ -659,7 +679,7 @@ def invoke(r: Rehearsal, made: Project, rows: list[list[str]]) -> list[str]:
 
 def traffic(r: Rehearsal, made: Project, step: Step, rows: list[list[str]], chunk: int = 10) -> None:
     """Send rows to production and wait until data capture has them all."""
-    bucket, s3 = made.settings["bucket-name"], r.session().client("s3")
+    bucket, s3 = made.settings["bucket-name"], person(r, made).client("s3")
     before = captured(s3, bucket)
     for start in range(0, len(rows), chunk):
         invoke(r, made, rows[start : start + chunk])
@@ -688,7 +708,7 @@ def advance_past_the_hour(r: Rehearsal, minutes: int = 5) -> datetime:
 
 def monitor_run(r: Rehearsal, made: Project, step: Step) -> dict[str, Any]:
     """Move the clock, wait for the monitor's job, and read its report."""
-    sagemaker, s3 = r.session().client("sagemaker"), r.session().client("s3")
+    sagemaker, s3 = person(r, made).client("sagemaker"), person(r, made).client("s3")
     bucket = made.settings["bucket-name"]
 
     def reports() -> set[str]:
@@ -721,7 +741,7 @@ def monitor_run(r: Rehearsal, made: Project, step: Step) -> dict[str, Any]:
                     "FailureReason", "no reason given"
                 )
                 log = account.log_tail(
-                    r.session().client("logs"), "/aws/sagemaker/ProcessingJobs", prefix=f"{name}/"
+                    person(r, made).client("logs"), "/aws/sagemaker/ProcessingJobs", prefix=f"{name}/"
                 )
                 raise Failure(
                     f"monitoring job {name} ended as {status}: {why}",
@@ -743,12 +763,6 @@ def monitor_run(r: Rehearsal, made: Project, step: Step) -> dict[str, Any]:
         "drift": read("drift.json"),
         "statistics": read("statistics.json"),
     }
-
-
-def alarm_states(r: Rehearsal) -> dict[str, str]:
-    """The state of each alarm of the account."""
-    pages = r.session().client("cloudwatch").get_paginator("describe_alarms").paginate()
-    return {alarm["AlarmName"]: alarm["StateValue"] for page in pages for alarm in page["MetricAlarms"]}
 
 
 def monitor(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
@@ -783,12 +797,18 @@ def monitor(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
             step.say(f"to {mail['to']}: {mail['subject']}")
         with r.step("no event was lost and nothing failed unseen") as step:
             step.say(nothing_lost(r))
+        with r.step("no secret and nobody's data lies open") as step:
+            step.say(leaks.nothing_leaked(r, leaks.people_of(rows, drifted(r, rows[:400]))))
         baseline = (
-            json.loads(read_s3(r.session().client("s3"), version["baseline"]))
+            json.loads(read_s3(person(r, made).client("s3"), version["baseline"]))
             if version.get("baseline")
             else {}
         )
         r.facts["drift"] = {"clean": clean, "drifted": found, "baseline": baseline, "mail": mail}
+
+
+#: what libraries ask before they do without it: boto3 takes the denial of ListBuckets for "I cannot tell"
+ASKED_WITHOUT_NEED = ("s3:ListAllMyBuckets",)
 
 
 def nothing_lost(r: Rehearsal) -> str:
@@ -797,12 +817,21 @@ def nothing_lost(r: Rehearsal) -> str:
     lost = [f"undelivered: {one}" for one in health["undelivered"]]
     lost += [f"fault: {one}" for one in health["faults"]]
     r.check(not lost, f"{len(lost)} events or background tasks were lost", lost, str(r.cloud.log))
-    return "none undelivered, no fault"
+    denied = {one["message"] for one in r.cloud.control("denials") if one["action"] not in ASKED_WITHOUT_NEED}
+    r.check(not denied, f"{len(denied)} calls were denied by IAM", sorted(denied), "/_localaws/denials")
+    by_root = {
+        f"{call['service']}:{call['operation']}"
+        for call in r.cloud.control("calls")
+        if call["by"] == "root" and call["at"] > r.facts["launched"]
+    } - {"sts:AssumeRole"}
+    r.check(not by_root, "the administrator worked after the launch", sorted(by_root), "/_localaws/calls")
+    return "none undelivered, no fault, no call denied, nothing done as administrator"
 
 
 def drift_alarm(r: Rehearsal, made: Project) -> str | None:
     """The project's alarm on constraint violations, once it is in ALARM."""
-    pages = r.session().client("cloudwatch").get_paginator("describe_alarms").paginate(StateValue="ALARM")
+    cloudwatch = person(r, made).client("cloudwatch")
+    pages = cloudwatch.get_paginator("describe_alarms").paginate(StateValue="ALARM")
     for alarm in (a for page in pages for a in page["MetricAlarms"]):
         endpoints = [d["Value"] for d in alarm["Dimensions"] if d["Name"] == "Endpoint"]
         if alarm["Namespace"] == "MLOps/Monitoring" and made.endpoint in endpoints:

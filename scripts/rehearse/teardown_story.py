@@ -94,14 +94,14 @@ def count(session: boto3.Session) -> set[tuple[str, str]]:
 
 def inventory(r: Rehearsal) -> set[tuple[str, str]]:
     """What the account held before the rehearsal."""
-    return count(r.session())
+    return count(r.administrator())
 
 
 def teardown_everything(r: Rehearsal, before: set[tuple[str, str]]) -> None:
     """Delete users, projects and infrastructure; everything that is left must be there by policy."""
     with r.use_case("–", "teardown"):
-        session = r.session()
-        r.census.count(session.client("cloudformation"))
+        session = r.administrator()
+        r.census.count()
         r.facts["stacks"] = sorted(
             ({"name": s["name"], "types": dict(s["types"])} for s in r.census.stacks.values()),
             key=lambda s: s["name"],
@@ -119,7 +119,7 @@ def teardown_everything(r: Rehearsal, before: set[tuple[str, str]]) -> None:
 
 def compare(r: Rehearsal, before: set[tuple[str, str]], retained: list[dict[str, str]]) -> str:
     """Nothing may be left that no policy retains, and nothing retained may be gone."""
-    left = count(r.session()) - before
+    left = count(r.administrator()) - before
     policy = {(item["type"], item["id"]) for item in retained}
     release = ("AWS::S3::Bucket", r.facts["release"]["bucket"])
     by_service = {

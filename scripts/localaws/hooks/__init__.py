@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from localaws.hooks import (
     alarms,
+    census,
     clocks,
     cloudformation,
     events,
@@ -42,6 +43,7 @@ __all__ = [
 ]
 _MODULES = (
     alarms,
+    census,
     clocks,
     cloudformation,
     events,

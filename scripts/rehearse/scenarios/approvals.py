@@ -13,8 +13,8 @@ def run(r: Rehearsal) -> None:
     clone = story.clone_repository(r, project)
     version = story.train(r, project, clone)
     pipeline = project.settings["deploy-pipeline-name"]
-    codepipeline, cloudformation = r.session().client("codepipeline"), r.session().client("cloudformation")
-    scientist = r.session(project.settings["data-scientist-role-arn"], "jane-doe")
+    scientist = story.person(r, project)
+    codepipeline, cloudformation = scientist.client("codepipeline"), scientist.client("cloudformation")
     stacks = [f"mlops-{project.id}-{stage}" for stage in ("staging", "production", "monitoring")]
 
     def settle() -> int:
@@ -48,15 +48,15 @@ def run(r: Rehearsal) -> None:
             step.say(f"{runs} executions, no stack")
         with r.step("approve, and approve again while it deploys") as step:
             execution = story.approve_version(r, project, version["arn"])
-            story.wait_for_execution(r, step, pipeline, execution, until_approval=True)
+            story.wait_for_execution(r, scientist, step, pipeline, execution, until_approval=True)
             approve.decide(scientist.client("sagemaker"), version["arn"], "Approved", "approved once more")
             approve.answer_release(codepipeline, pipeline, "Approved", "rehearsal")
-            story.wait_for_execution(r, step, pipeline, execution)
+            story.wait_for_execution(r, scientist, step, pipeline, execution)
         with r.step("approve what is live already") as step:
             settle()
             execution = story.approve_version(r, project, version["arn"])
-            story.wait_for_execution(r, step, pipeline, execution)
-            ran = {stage for stage, _, _ in story.stages_of(r, pipeline, execution)}
+            story.wait_for_execution(r, scientist, step, pipeline, execution)
+            ran = {stage for stage, _, _ in story.stages_of(scientist, pipeline, execution)}
             r.check(not ran & {"Staging", "Production"}, f"what is live was deployed again: {ran}")
         with r.step("it was deployed once") as step:
             runs = settle()

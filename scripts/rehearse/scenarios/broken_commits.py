@@ -44,8 +44,7 @@ def run(r: Rehearsal) -> None:
             with r.step(title) as step:
                 branch = title.replace(" ", "-").replace(".", "-")
                 commit = story.push_change(r, project, clone, branch, f"Try: {title}", changed(clone, files))
-                pipeline = project.settings["build-pipeline-name"]
-                step.say(story.expect_failure(r, step, pipeline, commit, stage, words))
+                step.say(story.expect_failure(r, project, step, commit, stage, words))
         with r.step("back to the good state") as step:
             files = changed(clone, good) | {"README.md": text("README.md") + "\nAll well again.\n"}
             commit = story.push_change(r, project, clone, "good-again", "Back to what worked", files)

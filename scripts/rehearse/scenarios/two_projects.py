@@ -40,8 +40,8 @@ def run(r: Rehearsal) -> None:
             )
             step.say(", ".join(sorted(arn.rsplit(":", 1)[-1] for arn in arns)))
         with r.step("each bucket, repository and pipeline has the id of its project only") as step:
-            s3 = r.session().client("s3")
             for mine, other in (projects, projects[::-1]):
+                s3 = story.person(r, mine).client("s3")
                 pages = s3.get_paginator("list_objects_v2").paginate(Bucket=mine.settings["bucket-name"])
                 keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
                 strangers = [key for key in keys if other.id in key]
