@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from rehearse import leaks
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,6 +39,24 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def result(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """The last line."""
     return lines[-1]
+
+
+def test_no_secret_lies_in_what_it_left_or_said(lines: list[dict[str, Any]], result: dict[str, Any]) -> None:
+    """The rehearsal itself searched the cloud; this searches report, log and what was printed."""
+    folder = Path(result["report"]).parent
+    secrets = json.loads((folder / leaks.FILE).read_text())
+    assert len(secrets) > 100
+    assert [secret for secret in secrets if secret in json.dumps(lines)] == []
+    # the cloud's home holds what builds and jobs have while they run, which AWS throws away
+    assert leaks.in_files(folder, secrets, beside=("cloud/",)) == []
+
+
+def test_the_search_of_files_finds_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "cloud").mkdir()
+    for name in ("cloud/allowed", "cloud.log", leaks.FILE):
+        (tmp_path / name).write_text("x the-secret x")
+    (tmp_path / "report.html").write_text("nothing")
+    assert leaks.in_files(tmp_path, ["the-secret"], beside=("cloud/",)) == ["cloud.log"]
 
 
 def test_all_seven_use_cases_and_the_teardown_passed(result: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.lambda_svc:_functions",
         "ministack.services.ecr:_repositories",
     ),
+    "session_secrets": ("ministack.services.sts:_sessions",),
     "log_keys": ("ministack.services.cloudwatch_logs:_create_log_group",),
 }
 _ALGORITHM = "x-amz-server-side-encryption"
@@ -144,6 +145,18 @@ def image_repository_key(name: str) -> str:
     return found.get("kmsKey") or ""
 
 
+def session_secrets() -> dict[str, str]:
+    """What each session of a role must keep to itself: name → value."""
+    from ministack.services import sts
+
+    found = {}
+    for session in list(sts._sessions.values()):
+        for kind in ("SecretAccessKey", "SessionToken"):
+            if session.get(kind):
+                found[f"{kind} {len(found)} of {session['Arn']}"] = session[kind]
+    return found
+
+
 def service_refused(key: str, principal: str, actions: tuple[str, ...], context: dict[str, str]) -> str:
     """Why a service may not use a customer's key by itself ("" if it may): only the key's policy counts."""
     arn = key_arn(key)
@@ -168,7 +181,7 @@ def check_log_keys(cloud: Cloud) -> None:
     from ministack.services.cloudformation import provisioners
 
     principal = f"logs.{cloud.region}.amazonaws.com"
-    actions = ("kms:Encrypt", "kms:Decrypt", "kms:GenerateDataKey", "kms:DescribeKey")
+    actions = ("kms:Encrypt", "kms:Decrypt", "kms:GenerateDataKey")
 
     def refused(group: str, key: str | None) -> str:
         arn = cloud.arn("logs", f"log-group:{group}")
