@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from localaws.permissions.network import network_of
-
 if TYPE_CHECKING:
     from localaws.cloud import Cloud
 
@@ -25,6 +23,8 @@ def run_under_roles(cloud: Cloud) -> None:
 
     from ministack.core import lambda_runtime
     from ministack.services import lambda_svc, sts
+
+    from localaws.permissions.network import network_of
 
     def credentials(config: dict[str, Any]) -> dict[str, str]:
         role, name = config["Role"].rpartition("/")[2], config["FunctionName"][:64]
