@@ -117,6 +117,7 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 #: type → (resource type of IAM, placeholder → property); "" is the name or, when there is one, the id
 OWN: dict[str, tuple[str, dict[str, str]]] = {
+    "AWS::Budgets::Budget": ("budget", {"BudgetName": "Budget.BudgetName"}),
     "AWS::CloudFormation::Stack": ("stack", {"StackName": "", "Id": "*"}),
     "AWS::CloudWatch::Alarm": ("alarm", {"AlarmName": "AlarmName"}),
     "AWS::CodeArtifact::Domain": ("domain", {"DomainName": "DomainName"}),
@@ -439,7 +440,7 @@ def own_arn(resource: Resource, place: Place) -> str:
     generated = generated_name(kind, place.stack, resource.logical_id)
     for placeholder in re.findall(r"\$\{(\w+)\}", form):
         prop = places.get(placeholder, "")
-        value = "*" if prop == "*" else str(props.get(prop) or "")
+        value = "*" if prop == "*" else next(_reach(props, prop), "")
         if value.startswith("arn:"):  # a property that takes a name or an ARN
             if _same_kind(value, form):
                 return value
@@ -626,6 +627,12 @@ def _endpoint_and_configuration(resource: Resource, place: Place) -> Targets:
     ), {}  # fmt: skip
 
 
+def _billing_view(resource: Resource, place: Place) -> Targets:
+    """A budget without a view of its own counts what the account's own view shows."""
+    own = resource.properties.get("Budget", {}).get("BillingViewArn")
+    yield own or place.arn("arn:${Partition}:billing::${Account}:billingview/primary"), {}
+
+
 def _topics(resource: Resource, place: Place) -> Targets:
     for topic in resource.properties.get("Topics") or ():
         yield str(topic), {}
@@ -637,6 +644,7 @@ def _nothing(resource: Resource, place: Place) -> Targets:
 
 #: "<type> <action>" ("*" for any type) → what the call is about
 _SPECIAL: dict[str, Callable[[Resource, Place], Targets]] = {
+    "AWS::Budgets::Budget billing:GetBillingViewData": _billing_view,
     "AWS::EC2::FlowLog ec2:CreateFlowLogs": _ec2(vpc="ResourceId"),
     "AWS::EC2::RouteTable ec2:CreateRouteTable": _ec2(vpc="VpcId"),
     "AWS::EC2::SecurityGroup ec2:CreateSecurityGroup": _ec2(vpc="VpcId"),
