@@ -373,4 +373,23 @@ def rehearse(
         return result
     finally:
         rehearsal.census.ended.set()
+        keep_evidence(rehearsal)
         cloud.stop()
+
+
+def keep_evidence(r: Rehearsal) -> None:
+    """Write what IAM was asked (role, action, resource, keys), what it denied, and when each step ran.
+
+    The reports of least privilege and the tests of single statements read it.
+    """
+    if not r.cloud.is_healthy():
+        return
+    steps = [
+        {"case": case.letter, "title": step.title, "began": step.began, "seconds": step.seconds}
+        for case in r.cases
+        for step in case.steps
+    ]
+    began = time.time() - (time.monotonic() - r.began)
+    found = {name: r.cloud.control(name) for name in ("questions", "denials")}
+    text = json.dumps({"scenario": r.name, "began": began, "steps": steps, **found}, indent=1)
+    (r.folder / "evidence.json").write_text(text)
