@@ -9,6 +9,7 @@ progress.py.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import pkgutil
 import shutil
