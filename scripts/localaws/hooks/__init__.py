@@ -85,6 +85,7 @@ def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.T
     storage.registry_tokens(cloud)
     cloudformation.refuse_unknown_parameters()
     identity.refuse_trust_policies()
+    identity.keep_boundaries()
     functions.run_under_roles(cloud)
     keys.check_log_keys(cloud)
     cloudformation.ask_for_stacks(cloud)  # last: it goes around what the others did to the handlers

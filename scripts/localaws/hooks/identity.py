@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from localaws import refusals
 from localaws.cloud import caller_key
@@ -17,6 +17,11 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.iam:_trust_policy_not_principal_error",
         "ministack.core.iam_evaluator:validate_policy_document",
     ),
+    "boundaries": (
+        "ministack.services.iam:_roles",
+        "ministack.services.iam:_policies",
+        "ministack.services.cloudformation.provisioners:_RESOURCE_HANDLERS",
+    ),
     "caller": ("ministack.services.sts:_sessions",),
     "scope": ("ministack.core.responses:request_scope", "ministack.core.responses:set_request_account_id"),
 }
@@ -27,6 +32,35 @@ def refuse_trust_policies() -> None:
     from ministack.services import iam
 
     iam._trust_policy_not_principal_error = refusals.trust_policy_error
+
+
+def keep_boundaries() -> None:
+    """Give a stack's role its permissions boundary, which the emulator's handler leaves out."""
+    from ministack.services import iam as roles
+    from ministack.services.cloudformation import provisioners
+
+    handler = provisioners._RESOURCE_HANDLERS["AWS::IAM::Role"]
+    create, update = handler["create"], handler["update"]
+
+    def check(props: dict[str, Any]) -> str | None:
+        arn = props.get("PermissionsBoundary") or None
+        if arn and ":aws:policy/" not in arn and arn not in roles._policies:
+            raise ValueError(f"Scope ARN: {arn} does not exist or is not attachable.")
+        return arn
+
+    def bounded_create(logical_id: str, props: dict[str, Any], stack: str) -> Any:
+        boundary = check(props)
+        answer = create(logical_id, props, stack)
+        roles._roles[answer[0]]["PermissionsBoundary"] = boundary
+        return answer
+
+    def bounded_update(physical_id: str, old: dict[str, Any], new: dict[str, Any], *rest: Any) -> Any:
+        boundary = check(new)
+        answer = update(physical_id, old, new, *rest)
+        roles._roles[answer[0]]["PermissionsBoundary"] = boundary
+        return answer
+
+    handler["create"], handler["update"] = bounded_create, bounded_update
 
 
 def scope_request(cloud: Cloud, access_key: str) -> contextvars.Context:

@@ -458,3 +458,38 @@ def test_hook_registry_tokens(cloud):
     ecr = cloud.client("ecr")
     tokens = [ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"] for _ in range(2)]
     assert tokens[0] != tokens[1]
+
+
+def test_hook_boundaries(cloud):
+    # a role of a stack has its boundary, gets another, and none that does not exist
+    iam = cloud.client("iam")
+    document = json.dumps(
+        {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+    )
+    first, second = (
+        iam.create_policy(PolicyName=cloud.name("limit"), PolicyDocument=document)["Policy"]["Arn"]
+        for _ in range(2)
+    )
+    trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+
+    def role(boundary: str) -> dict[str, Any]:
+        return {
+            "Role": {
+                "Type": "AWS::IAM::Role",
+                "Properties": {
+                    "AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": [trust]},
+                    "PermissionsBoundary": boundary,
+                },
+            }
+        }
+
+    def boundary_of() -> str:
+        found = iam.get_role(RoleName=cloud.outputs(stack)["Name"])["Role"]
+        return found["PermissionsBoundary"]["PermissionsBoundaryArn"]
+
+    stack = cloud.stack(role(first), {"Name": {"Value": {"Ref": "Role"}}})
+    assert boundary_of() == first
+    cloud.stack(role(second), {"Name": {"Value": {"Ref": "Role"}}}, stack)
+    assert boundary_of() == second
+    with pytest.raises(AssertionError, match="does not exist or is not attachable"):
+        cloud.stack(role(f"{first}-none"))
