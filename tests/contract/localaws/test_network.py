@@ -407,3 +407,13 @@ def test_outside_of_a_vpc_nothing_of_this_counts(cloud, role):
         aws_secret_access_key=keys["SecretAccessKey"],
         aws_session_token=keys["SessionToken"],
     ).describe_parameters()
+
+
+def test_the_key_of_a_service_is_not_asked_through_the_endpoint(cloud, vpc, inside):
+    """S3 uses the key in the caller's name, on its own way: the policy of S3's endpoint names no key."""
+    bucket, key = cloud.bucket(), cloud.client("kms").create_key()["KeyMetadata"]["Arn"]
+    vpc.gateway({**ANYONE, "Action": "s3:*"})
+    inside.client("s3").put_object(
+        Bucket=bucket, Key="k", Body=b"1", ServerSideEncryption="aws:kms", SSEKMSKeyId=key
+    )
+    assert "no endpoint for kms" in inside.refused("kms", "describe_key", KeyId=key)
