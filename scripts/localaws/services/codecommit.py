@@ -942,6 +942,9 @@ def _refusal(
         found = re.findall(rb"[0-9a-f]{40} [0-9a-f]{40} ([^\0\n]+)", content.partition(b"PACK")[0])
         context["codecommit:References"] = [ref.decode("utf-8", "replace") for ref in found]
     cloud = repository.cloud
+    if cloud.enforce and not headers.get("authorization"):
+        # git asks its credential helper only when it is told to: without this nobody would be who they are
+        return 401, {"WWW-Authenticate": 'Basic realm="codecommit"', "Content-Type": "text/plain"}, b""
     try:
         caller = callers.caller_of(cloud, caller_key.get())
         endpoint = None if caller.unrestricted else gate.way_in(cloud, caller, "git-codecommit")
