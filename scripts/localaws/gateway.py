@@ -260,12 +260,14 @@ def control(
         return _json(leaks.look(cloud, sent.get("secrets", {}), sent.get("rows", {})))
     if what == "denials":
         return _json(cloud.evidence.denials)
+    if what == "policies":
+        return _json(cloud.evidence.documents)
     if what == "questions":
         return _json(list(cloud.evidence.questions.values()))
     if what == "calls":
         wanted = parse_qs(query).get("service")
         return _json([c for c in cloud.calls if not wanted or c["service"] in wanted])
-    there_are = "health, clock, outbox, settings, stacks, calls, denials, questions, routes, studio"
+    there_are = "health, clock, outbox, settings, stacks, calls, denials, questions, policies, routes, studio"
     return _json({"error": f"{what!r} is unknown; there are {there_are}"}, 404)
 
 

@@ -391,6 +391,6 @@ def keep_evidence(r: Rehearsal) -> None:
         for step in case.steps
     ]
     began = time.time() - (time.monotonic() - r.began)
-    found = {name: r.cloud.control(name) for name in ("questions", "denials")}
+    found = {name: r.cloud.control(name) for name in ("questions", "policies", "denials")}
     text = json.dumps({"scenario": r.name, "began": began, "steps": steps, **found}, indent=1)
     (r.folder / "evidence.json").write_text(text)

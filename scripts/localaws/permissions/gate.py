@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ class Evidence:
     def __init__(self) -> None:
         self.questions: dict[tuple, dict[str, Any]] = {}
         self.denials: list[dict[str, Any]] = []
+        self.documents: dict[str, Any] = {}  # policies by a hash of theirs
         self._lock = threading.Lock()
 
     def lost(self, caller: Caller, error: AwsError) -> None:
@@ -42,8 +45,29 @@ class Evidence:
                 }
             )
 
-    def keep(self, caller: Caller, access: Access, denied: str = "") -> None:
-        """Remember one decision; ``denied`` is the denial's text."""
+    def _named(self, document: Any) -> str:
+        """The name of a document: equal ones are kept once."""
+        text = document if isinstance(document, str) else json.dumps(document, sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.documents.setdefault(name, json.loads(text) if text else {})
+        return name
+
+    def _named_all(self, policies: Policies) -> dict[str, Any]:
+        one = {
+            kind: self._named(document)
+            for kind in ("boundary", "resource", "endpoint")
+            if (document := getattr(policies, kind)) is not None
+        }
+        session = [self._named(d) for d in policies.session] if policies.session is not None else None
+        return {
+            **one,
+            "identity": [self._named(d) for d in policies.identity],
+            "session": session,
+            "resource_owner": policies.resource_owner,
+        }
+
+    def keep(self, caller: Caller, access: Access, policies: Policies, denied: str = "") -> None:
+        """Remember one decision with the policies that made it; ``denied`` is the denial's text."""
         context = {k: access.context[k] for k in sorted(access.context)}
         key = (caller.role_arn, access.action, access.resource, repr(context))
         with self._lock:
@@ -59,6 +83,7 @@ class Evidence:
                     "first": time.time(),
                     "count": 0,
                     "denied": "",
+                    "policies": self._named_all(policies),
                 },
             )
             found["count"] += 1
@@ -145,21 +170,18 @@ def authorize(cloud: Cloud, caller: Caller, access: Access, endpoint: Any = None
         context.update(endpoint.context)
     access = Access(access.action, access.resource, context)
     found = _resource_policy(cloud, access)
-    decision = decide(
-        Principal(caller.arn, caller.account, caller.role_arn, keys=caller.keys),
-        access,
-        Policies(
-            caller.identity,
-            caller.boundary,
-            caller.session,
-            found[0] if found else None,
-            found[1] if found else owner(access.resource),
-            endpoint.policy if endpoint is not None else None,
-        ),
-        cloud.region,
+    having = Policies(
+        caller.identity,
+        caller.boundary,
+        caller.session,
+        found[0] if found else None,
+        found[1] if found else owner(access.resource),
+        endpoint.policy if endpoint is not None else None,
     )
+    principal = Principal(caller.arn, caller.account, caller.role_arn, keys=caller.keys)
+    decision = decide(principal, access, having, cloud.region)
     denial = None if decision.allowed else AccessDenied(caller.arn, access, decision)
-    cloud.evidence.keep(caller, access, denial.message if denial else "")
+    cloud.evidence.keep(caller, access, having, denial.message if denial else "")
     if denial and cloud.enforce:
         raise denial
 
