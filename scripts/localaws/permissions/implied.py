@@ -228,15 +228,15 @@ def role_may(cloud: Cloud, role: str, access: Access) -> bool:
     """Whether a role's own policies, its boundary and the key's policy let it use a key."""
     caller = callers.caller_of_role(cloud, role, "SageMaker")
     principal = engine.Principal(caller.arn, caller.account, caller.role_arn, keys=caller.keys)
-    policies = engine.Policies(
+    having = engine.Policies(
         identity=caller.identity,
         boundary=caller.boundary,
         resource=keys.key_policy(access.resource) or {},
         resource_owner=cloud.account,
     )
-    allowed = engine.decide(principal, access, policies, cloud.region).allowed
+    allowed = engine.decide(principal, access, having, cloud.region).allowed
     if allowed:
-        cloud.evidence.keep(caller, access)
+        cloud.evidence.keep(caller, access, having)
     return allowed
 
 

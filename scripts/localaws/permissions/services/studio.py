@@ -21,7 +21,8 @@ def sagemaker(cloud: Cloud, request: Request) -> list[Access]:
     from localaws.permissions import mapping
 
     params = dict(request.params)
-    if params.get("ModelPackageGroupName") and request.operation == "CreateModelPackage":
+    # versions of a group: https://docs.aws.amazon.com/sagemaker/latest/dg/model-registry-deploy-xaccount.html
+    if params.get("ModelPackageGroupName") and request.operation in ("CreateModelPackage", "ListModelPackages"):
         params["ModelPackageName"] = f"{params['ModelPackageGroupName'].rpartition('/')[2]}/*"
     if params.get("SpaceName") and not params.get("UserProfileName"):
         params["UserProfileName"] = params["SpaceName"]  # an app of a space has its name in that place
