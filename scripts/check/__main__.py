@@ -132,6 +132,14 @@ def report(
             console.print(f"[bold red]{name} failed[/]: {result.failure}", highlight=False)
 
 
+def unreadable(template: Template) -> str:
+    """Why a template cannot be read at all; every scanner would say so in its own words."""
+    try:
+        return "" if isinstance(template.data, dict) else "no template"
+    except Exception as error:  # the loader has errors of its own and YAML's
+        return " ".join(str(error).split())
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     every = [*SCANNERS, *REPOSITORY]
@@ -143,6 +151,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("paths", nargs="*", type=Path, help="folder or template; default: mlops-cfn")
     options = parser.parse_args(argv)
     templates = [template for path in options.paths or [CFN] for template in load(path.resolve())]
+    for template in templates:
+        if problem := unreadable(template):
+            print(f"check: {template.name}: {problem}", file=sys.stderr)
+            return 2
     names = options.only or (list(SCANNERS) if options.paths else every)
     began = time.monotonic()
     console = Console(stderr=options.json)

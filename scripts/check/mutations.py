@@ -302,9 +302,13 @@ def _of_resource(at: Path, resource: dict[str, Any]) -> Faults:
         parent = _get(resource, path[:-1])
         addable = path[-1] in ADDED and isinstance(parent, dict) and not isinstance(parent, Tagged)
         for value in values:
-            if found is not None and (value == DELETE or data_of(value) != found):
-                yield kind, (*at, *path), value
-            elif found is None and value != DELETE and addable:
+            if (
+                found is not None
+                and (value == DELETE or data_of(value) != found)
+                or found is None
+                and value != DELETE
+                and addable
+            ):
                 yield kind, (*at, *path), value
     if resource["Type"] == "AWS::CodePipeline::Pipeline":
         for i, stage in enumerate(resource["Properties"]["Stages"]):
@@ -318,9 +322,13 @@ def _of_resource(at: Path, resource: dict[str, Any]) -> Faults:
 
 def _get(node: Any, path: Path) -> Any:
     for step in path:
-        if isinstance(node, list) and isinstance(step, int) and step < len(node):
-            node = node[step]
-        elif isinstance(node, dict) and step in node:
+        if (
+            isinstance(node, list)
+            and isinstance(step, int)
+            and step < len(node)
+            or isinstance(node, dict)
+            and step in node
+        ):
             node = node[step]
         else:
             return None
