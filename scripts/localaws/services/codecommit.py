@@ -936,11 +936,12 @@ def _refusal(
     """
     pushes = rest == "git-receive-pack" or "service=git-receive-pack" in query
     action = "codecommit:GitPush" if pushes else "codecommit:GitPull"
-    context: dict[str, Any] = {}
+    contexts: list[dict[str, Any]] = [{}]
     if rest == "git-receive-pack":
         content = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
         found = re.findall(rb"[0-9a-f]{40} [0-9a-f]{40} ([^\0\n]+)", content.partition(b"PACK")[0])
-        context["codecommit:References"] = [ref.decode("utf-8", "replace") for ref in found]
+        # the key has one value: each reference is a question of its own
+        contexts = [{"codecommit:References": ref.decode("utf-8", "replace")} for ref in found] or [{}]
     cloud = repository.cloud
     if cloud.enforce and not headers.get("authorization"):
         # git asks its credential helper only when it is told to: without this nobody would be who they are
@@ -948,7 +949,8 @@ def _refusal(
     try:
         caller = callers.caller_of(cloud, caller_key.get())
         endpoint = None if caller.unrestricted else gate.way_in(cloud, caller, "git-codecommit")
-        gate.authorize(cloud, caller, Access(action, repository.arn, context), endpoint)
+        for context in contexts:
+            gate.authorize(cloud, caller, Access(action, repository.arn, context), endpoint)
     except AwsError as error:
         return 403, {"Content-Type": "text/plain"}, f"{error.message}\n".encode()
     return None

@@ -192,7 +192,8 @@ def codecommit(cloud: Cloud, request: Request) -> list[Access] | None:
     if request.operation.startswith("MergeBranches"):
         branch = params.get("targetBranch") or params.get("destinationCommitSpecifier")
     if branch:
-        context["codecommit:References"] = [branch if branch.startswith("refs/") else f"refs/heads/{branch}"]
+        # one value, not a list: IAM's own examples compare it without ForAnyValue
+        context["codecommit:References"] = branch if branch.startswith("refs/") else f"refs/heads/{branch}"
     names = params.pop("repositoryNames", None)
     if request.operation == "CreatePullRequest":
         names = [t["repositoryName"] for t in params.get("targets", [])]
