@@ -64,6 +64,9 @@ check: setup ## Every scanner on templates, policies and code (JSON=1, ARGS='--o
 format: setup ## Let ruff mend what it can
 	@.venv/bin/ruff check --fix && .venv/bin/ruff format
 
+privileges: setup ## Compare what roles are granted with what the last rehearsal used (docs/privileges.md)
+	@$(PY) scripts/privileges.py $(ARGS)
+
 docs: setup ## Make the generated tables of docs/ anew
 	@$(PY) scripts/docs.py
 
@@ -73,4 +76,4 @@ lock: ## Resolve requirements/*.in and the wheel store's locks anew
 clean: ## Remove build output, environments and caches
 	rm -rf build .venv .venv-localaws .venv-check .cache .pytest_cache .ruff_cache tests/security/oracle/node_modules
 
-.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve lint check format docs lock clean
+.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve lint check format privileges docs lock clean
