@@ -18,8 +18,8 @@ from localaws.errors import AwsError
 from localaws.permissions.access import Access
 
 Document = Mapping[str, Any]
-#: keys that the evaluator fills wrongly, under names it leaves alone: for a role's session aws:PrincipalArn is the
-#: role's ARN, and the ARN of a bucket does not tell the account that owns it
+#: keys that the evaluator fills wrongly, under names it leaves alone: for a role's session aws:PrincipalArn is
+#: the role's ARN, and the ARN of a bucket does not tell the account that owns it
 _OWN_KEYS = {
     "aws:principalarn": "aws:principalarn-of-role",
     "aws:resourceaccount": "aws:resourceaccount-of-owner",
@@ -46,7 +46,7 @@ class Policies:
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks: ``arn`` of the session, ``role_arn`` of its role, ``keys`` that describe it (aws:PrincipalTag/…)."""
+    """Who asks: ``arn`` of the session, ``role_arn`` of its role, ``keys`` about it (aws:PrincipalTag/…)."""
 
     arn: str
     account: str
@@ -57,7 +57,7 @@ class Principal:
 
 @dataclass(frozen=True)
 class Decision:
-    """``allowed``, and if not: ``explicit`` (a Deny) or not (no Allow), and the kind of policy that decided."""
+    """``allowed``; if not, ``explicit`` (a Deny) or not (no Allow), and the kind of policy that decided."""
 
     allowed: bool
     explicit: bool = False
@@ -125,9 +125,8 @@ def decide(principal: Principal, access: Access, policies: Policies, region: str
         if endpoint == "Deny":
             return Decision(False, True, "VPC endpoint policy")
     document = expand(policies.resource, ask, iam) if policies.resource is not None else None
-    if document is not None:
-        if iam.evaluate_resource_policy(document, ask).decision == "Deny":
-            return Decision(False, True, "resource-based policy")
+    if document is not None and iam.evaluate_resource_policy(document, ask).decision == "Deny":
+        return Decision(False, True, "resource-based policy")
     if endpoint not in (None, "Allow"):
         return Decision(False, False, "VPC endpoint policy")
     identity = iam.evaluate(ask, *layers.values())
@@ -200,7 +199,7 @@ def _filled(value: Any, ask: Any, iam: Any, condition: bool) -> Any:
     for item in value:
         with suppress(_NoValue):  # one element without a value leaves the others standing
             found.append(_VARIABLE.sub(lambda m: _value(m[1], ask, iam), item) if "${" in item else item)
-    # Nothing equals what has no value: a resource is not matched, nor is StringEquals, but StringNotEquals is.
+    # Nothing equals what has no value: no resource matches, nor does StringEquals, but StringNotEquals does.
     if not found and not condition:
         raise _NoValue
     return found

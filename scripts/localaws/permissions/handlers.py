@@ -19,6 +19,7 @@ from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 
 from localaws.permissions.access import Access
 from localaws.permissions.mapping import action_details, resource_details
+from localaws.permissions.services import studio
 
 Properties = Mapping[str, Any]
 #: ARNs that a call is about, each with the condition keys that go with it
@@ -502,6 +503,58 @@ def _guessed_arn(resource: Resource, place: Place) -> str:
         return ""
     form = place.arn(_form(creates[0].partition(":")[0], needed[0]))
     wanted = (_schema(resource.type).get("primaryIdentifier") or [""])[-1].rpartition("/")[2]
+    generated = generated_name(resource.type, place.stack, resource.logical_id)
+
+    def fill(match: re.Match[str]) -> str:
+        named = resource.properties.get(match[1]) or resource.properties.get(wanted)
+        return str(named or resource.physical_id or generated)
+
+    return re.sub(r"\$\{(\w+)\}", fill, form)
+
+
+def generated_name(type_name: str, stack: str, logical_id: str) -> str:
+    """A name as CloudFormation makes it; the end is random."""
+    name = f"{logical_id}-XXXXXXXXXXXX"
+    name = name if type_name in NAMED_WITHOUT_STACK else f"{stack}-{name}"
+    return name.lower() if type_name == "AWS::S3::Bucket" else name
+
+
+#: types whose physical id is not the resource that their calls are about
+_ABOUT_ANOTHER = {"AWS::SNS::Subscription", "AWS::Lambda::Permission"}
+
+
+def _same_kind(arn: str, form: str) -> bool:
+    head = re.split(r"\$\{", form)[0]
+    return arn.startswith(head)
+
+
+def _service(kind: str) -> str:
+    """IAM's prefix of a type's service."""
+    found = [a for verb in ("create", "update", "read") for a in permissions(kind, verb)]
+    last = kind.split("::")[1].lower()
+    known = [a.partition(":")[0] for a in found]
+    return last if last in known or not known else known[0]
+
+
+@functools.cache
+def _form(service: str, name: str) -> str:
+    details = resource_details(service, name)
+    if details is None:
+        raise LookupError(f"{service} has no resource type {name}")
+    return details["arn"] if isinstance(details["arn"], str) else details["arn"][0]
+
+
+def _guessed_arn(resource: Resource, place: Place) -> str:
+    """The ARN of a type without a line in OWN: the one resource that its create call needs."""
+    if resource.physical_id.startswith("arn:"):
+        return resource.physical_id
+    creates = [a for a in permissions(resource.type, "create") if re.search(r":(Create|Put)", a)]
+    details = action_details(creates[0]) if creates else None
+    needed = [r["name"] for r in (details or {"resourceTypes": []})["resourceTypes"] if r["required"]]
+    if len(needed) != 1:
+        return ""
+    form = place.arn(_form(creates[0].partition(":")[0], needed[0]))
+    wanted = (_schema(resource.type).get("primaryIdentifier") or [""])[-1].rpartition("/")[2]
     name = resource.properties.get(wanted) or resource.physical_id
     name = name or generated_name(resource.type, place.stack, resource.logical_id)
     return re.sub(r"\$\{\w+\}", lambda _: str(name), form)
@@ -733,6 +786,9 @@ def _context(resource: Resource, verb: str, action: str, arn: str, place: Place)
         made = next((a for a in permissions(resource.type, "create") if a.startswith("sagemaker:Create")), "")
         context["sagemaker:TaggingAction"] = made.removeprefix("sagemaker:")
     props = resource.properties
+    if service == "sagemaker":  # the properties are the call's parameters
+        prefix = place.arn("arn:${Partition}:sagemaker:${Region}:${Account}:")
+        context |= studio.request_keys(name, props, prefix, lambda key: _key_arn(key, place))
     if action == "sns:Subscribe":
         context |= {f"sns:{key}": str(props.get(key, "")) for key in ("Protocol", "Endpoint")}
     if action in ("lambda:AddPermission", "lambda:RemovePermission") and props.get("Principal"):

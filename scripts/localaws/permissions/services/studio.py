@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from localaws.hooks import policies
@@ -22,14 +22,16 @@ def sagemaker(cloud: Cloud, request: Request) -> list[Access]:
 
     params = dict(request.params)
     # versions of a group: https://docs.aws.amazon.com/sagemaker/latest/dg/model-registry-deploy-xaccount.html
-    if params.get("ModelPackageGroupName") and request.operation in ("CreateModelPackage", "ListModelPackages"):
+    of_a_group = request.operation in ("CreateModelPackage", "ListModelPackages")
+    if of_a_group and params.get("ModelPackageGroupName"):
         params["ModelPackageName"] = f"{params['ModelPackageGroupName'].rpartition('/')[2]}/*"
     if params.get("SpaceName") and not params.get("UserProfileName"):
         params["UserProfileName"] = params["SpaceName"]  # an app of a space has its name in that place
     action = f"sagemaker:{request.operation}"
-    details = mapping.action_details(action) or {}
-    known = {k.partition("/")[0] for k in details.get("conditionKeys", [])}
-    keys = {k: v for k, v in _keys(cloud, request) if k.partition("/")[0] in known and v not in (None, [])}
+    keys = request_keys(
+        request.operation, params, cloud.arn("sagemaker", ""), lambda key: policies.key_arn(key) or key
+    )
+    keys |= known_to(action, _space(cloud, request))
     asked = mapping.generic(cloud, action, params, keys)
     if mapping.tags_in(params) and request.operation != "AddTags":
         tags = {k: v for k, v in asked[0].context.items() if k.startswith(("aws:RequestTag/", "aws:TagKeys"))}
@@ -53,8 +55,28 @@ def _through_the_catalog(cloud: Cloud, request: Request) -> list[Access]:
     return [Access(f"servicecatalog:{name}", "*", level)] if name else []
 
 
-def _keys(cloud: Cloud, request: Request) -> Iterator[tuple[str, Any]]:
-    params = request.params
+def request_keys(
+    operation: str, params: Mapping[str, Any], arn_prefix: str, key_arn: Callable[[str], str]
+) -> dict[str, Any]:
+    """SageMaker's own condition keys of a call, as far as its action knows them.
+
+    ``arn_prefix`` is what ARNs of this account begin with, ``key_arn`` makes the ARN of a key's id.
+    """
+    return known_to(f"sagemaker:{operation}", _keys(operation, params, arn_prefix, key_arn))
+
+
+def known_to(action: str, found: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Those keys that the action knows and that have a value."""
+    from localaws.permissions import mapping
+
+    details = mapping.action_details(action) or {}
+    known = {k.partition("/")[0] for k in details.get("conditionKeys", [])}
+    return {k: v for k, v in found if k.partition("/")[0] in known and v not in (None, [])}
+
+
+def _keys(
+    operation: str, params: Mapping[str, Any], arn_prefix: str, key_arn: Callable[[str], str]
+) -> Iterator[tuple[str, Any]]:
     yield "sagemaker:InstanceTypes", sorted(set(_values(params, "InstanceType")))
     yield "sagemaker:VpcSubnets", [s for v in _values(params, "Subnets") for s in v]
     groups = [*_values(params, "SecurityGroupIds"), *_values(params, "SecurityGroups")]
@@ -66,10 +88,10 @@ def _keys(cloud: Cloud, request: Request) -> Iterator[tuple[str, Any]]:
     output = output_config.get("KmsKeyId") or next(
         _values(params.get("TransformOutput", {}), "KmsKeyId"), None
     )
-    if request.operation == "CreateEndpointConfig":
+    if operation == "CreateEndpointConfig":
         volume = params.get("KmsKeyId")
     for name, key in (("VolumeKmsKeyArn", volume), ("OutputKmsKeyArn", output)):
-        yield f"sagemaker:{name}", (policies.key_arn(key) or key) if key else None
+        yield f"sagemaker:{name}", key_arn(key) if key else None
     flags = {
         "InterContainerTrafficEncryption": "EnableInterContainerTrafficEncryption",
         "NetworkIsolation": "EnableNetworkIsolation",
@@ -81,7 +103,7 @@ def _keys(cloud: Cloud, request: Request) -> Iterator[tuple[str, Any]]:
     yield "sagemaker:MaxRuntimeInSeconds", str(runtime) if runtime else None
     yield "sagemaker:ModelApprovalStatus", params.get("ModelApprovalStatus")
     models = sorted({m for m in _values(params, "ModelName") if isinstance(m, str)})
-    yield "sagemaker:ModelArn", [cloud.arn("sagemaker", f"model/{m}") for m in models]
+    yield "sagemaker:ModelArn", [f"{arn_prefix}model/{m}" for m in models]
     yield (
         "sagemaker:StudioLifecycleConfigArns",
         sorted(
@@ -93,7 +115,6 @@ def _keys(cloud: Cloud, request: Request) -> Iterator[tuple[str, Any]]:
         yield f"sagemaker:CustomerMetadataProperties/{name}", value
     for condition in params.get("VisibilityConditions") or []:
         yield f"sagemaker:SearchVisibilityCondition/{condition['Key']}", condition["Value"]
-    yield from _space(cloud, request)
 
 
 def _space(cloud: Cloud, request: Request) -> Iterator[tuple[str, Any]]:
@@ -116,7 +137,7 @@ def _values(value: Any, name: str) -> Iterator[Any]:
     """Every value of a member, however deep."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if key == name and inner:
+            if key == name and inner not in (None, "", [], {}):
                 yield inner
             else:
                 yield from _values(inner, name)
