@@ -496,8 +496,6 @@ class ProjectType(ApiResource):
         "delete_project",
     )
     id_parameter, physical_id = "name", "project.name"
-    generated_name = "Name"
-    name_limit = 150
     name_property = "Name"
     lower_camel = True
     drop = ("Triggers", "Visibility", "ResourceAccessRole", "FileSystemLocations")
@@ -511,6 +509,11 @@ class ProjectType(ApiResource):
             if source and "buildSpec" in source:
                 source["buildspec"] = source.pop("buildSpec")
         return out
+
+    def create(self, context: Context, props: dict[str, Any]) -> tuple[str, Attributes]:
+        # CloudFormation makes this name without the stack's, so policies cannot tell a stack's builds by it
+        name = props.get("Name") or f"{context.logical_id}-{context.cloud.new_id(length=12)}"
+        return super().create(context, {**props, "Name": name})
 
     def update(self, context: Context, physical_id: str, old: dict, new: dict) -> Attributes:
         emptied = {

@@ -358,6 +358,7 @@ def test_stack_creates_updates_and_deletes_a_project(cloud, role):
     stack = cloud.stack(project(Tags=[{"Key": "k", "Value": "v"}]), outputs)
     client, name = cloud.client("codebuild"), cloud.outputs(stack)["Name"]
     found = client.batch_get_projects(names=[name])["projects"][0]
+    assert name.startswith("Project-"), "CloudFormation makes the name of the logical id alone"
     assert found["arn"] == cloud.outputs(stack)["Arn"]
     assert found["timeoutInMinutes"] == 30
     assert {"key": "k", "value": "v"} in found["tags"]
