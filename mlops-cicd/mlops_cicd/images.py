@@ -206,7 +206,7 @@ def stream(command: Sequence[str], cwd: Path, env: Mapping[str, str] | None = No
         text=True,
         errors="replace",
     ) as process:
-        assert process.stdout is not None
+        assert process.stdout is not None  # noqa: S101 - a pipe, as asked for
         for line in process.stdout:
             say("    " + line.rstrip())
             last.append(line.rstrip())

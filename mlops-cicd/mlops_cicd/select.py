@@ -170,7 +170,8 @@ def fit(parameters: Parameters, template: Path) -> Parameters:
     """Only what the template declares: the two come from repositories that move independently."""
     if not template.is_file():
         raise Fault(f"{template} is missing: the deploy pipeline launches it")
-    declared = yaml.load(template.read_text(encoding="utf-8"), TemplateLoader).get("Parameters") or {}
+    text = template.read_text(encoding="utf-8")
+    declared = yaml.load(text, TemplateLoader).get("Parameters") or {}  # noqa: S506 - a SafeLoader
     needed = [name for name, one in declared.items() if "Default" not in one and name not in parameters]
     if needed:
         raise Fault(

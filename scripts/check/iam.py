@@ -74,7 +74,7 @@ class Statement:
 
     template: Template
     resource: str
-    kind: str  # identity, trust, ceiling (a permissions boundary), or the type of the resource whose policy it is
+    kind: str  # identity, trust, ceiling (a permissions boundary), or the type of its resource
     body: dict[str, Any]
 
     @property
@@ -195,7 +195,7 @@ def grants_are_conditioned(statement: Statement) -> Iterator[Finding]:
 
 
 def nobody_is_anybody(statement: Statement) -> Iterator[Finding]:
-    """A resource's policy says whose request it lets in; a key's also for what; a role trusts who is named."""
+    """A policy of a resource says whose request it lets in, a key's also for what it may be used."""
     if not statement.allows or statement.kind in ("identity", "ceiling"):
         return
     principal = statement.body.get("Principal", {})
@@ -203,9 +203,7 @@ def nobody_is_anybody(statement: Statement) -> Iterator[Finding]:
     if "*" not in [str(one) for one in _as_list(named.get("AWS", []))]:
         return
     if statement.kind == "trust" and not statement.limited_by({"aws:principalarn"}):
-        yield statement.found(
-            "IAM_ANYBODY", "a role trusts anybody; name who, or say so with aws:PrincipalArn"
-        )
+        yield statement.found("IAM_ANYBODY", "a role trusts anybody; name who, or use aws:PrincipalArn")
     elif not statement.limited_by(CALLER_KEYS):
         yield statement.found("IAM_ANYBODY", "anybody is allowed; no condition says whose request it is")
     elif statement.kind == "AWS::KMS::Key" and not statement.limited_by(USE_KEYS):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time as _time
-from datetime import UTC, datetime  # noqa: F401 - also read as clock.datetime
+from datetime import UTC, datetime  # also read as clock.datetime
 
 _offset = 0.0
 _stopped: float | None = None  # while the clock is being moved: the minute that the listeners are told of

@@ -315,7 +315,7 @@ class Build:
             "", "", self.rootfs, {**self.env, **self.args}, [], [], self.workdir, environment
         )
         env = containers.environment_of(image, {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
-        env["PATH"] = f"/tmp/.tools:{env['PATH']}"
+        env["PATH"] = f"/tmp/.tools:{env['PATH']}"  # noqa: S108 - within the container
         with subprocess.Popen(
             containers.build_argv(self.place.cache, image, folder, self._keeping_folders(argv), upper),
             env=env,

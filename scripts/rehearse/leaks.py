@@ -12,7 +12,7 @@ from uuid import uuid4
 if TYPE_CHECKING:
     from rehearse.engine import Rehearsal
 
-SECRET = "mlops/rehearsal"
+SECRET = "mlops/rehearsal"  # noqa: S105 - its name
 #: every secret of the run, for whoever looks at what lies outside of the cloud (the report, what was printed)
 FILE = "secrets.json"
 #: where people's data is at home: the bucket of the project, its repository, and the release with its seed

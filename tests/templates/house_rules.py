@@ -594,7 +594,7 @@ def strict_yaml(template: Template) -> Iterator[str]:
 
     Loader.add_multi_constructor("!", lambda loader, suffix, node: suffix)
     try:
-        yaml.load(template.text, Loader)
+        yaml.load(template.text, Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line, problem = mark.line + 1 if mark else "?", getattr(error, "problem", error)

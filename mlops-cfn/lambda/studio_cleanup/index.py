@@ -156,6 +156,7 @@ def send(url: str, answer: dict[str, Any]) -> None:
     """Put the answer where CloudFormation waits for it."""
     body = json.dumps(answer).encode()
     # The signature of the URL covers an empty content type, which urllib would otherwise fill in.
-    request = urllib.request.Request(url, data=body, method="PUT", headers={"Content-Type": ""})
-    with urllib.request.urlopen(request, timeout=30) as response:
+    # The URL is CloudFormation's own, an address of S3 (hence S310).
+    request = urllib.request.Request(url, data=body, method="PUT", headers={"Content-Type": ""})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
         logger.info("answered %s: %s", answer["Status"], response.status)

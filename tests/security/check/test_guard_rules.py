@@ -1,4 +1,4 @@
-"""Every own Guard rule lets good templates pass and finds each bad one; its cases are in guard/<rule>.yaml."""
+"""Every own Guard rule lets good templates pass and finds each bad one; guard/<rule>.yaml has the cases."""
 
 from __future__ import annotations
 
