@@ -51,7 +51,6 @@ NOT_NEEDED = {
     r"CodePipeline::Pipeline codestar-connections:": "Triggers",
     r"ServiceCatalog::CloudFormationProduct codestar-connections:": "SourceConnection",
     r"ServiceCatalog::CloudFormationProduct .*ServiceAction": "",  # we associate none
-    r"ServiceCatalog::CloudFormationProduct .*TagOption": "",  # likewise: tags of a product are its own
     r"IAM::(ManagedPolicy|Policy) iam:\w+UserPolicy": "Users",
     r"IAM::(ManagedPolicy|Policy) iam:\w*Group\w*": "Groups",
     r"IAM::Role iam:DeleteRolePermissionsBoundary": "",  # every role has one, and keeps it
@@ -510,54 +509,6 @@ def _guessed_arn(resource: Resource, place: Place) -> str:
         return str(named or resource.physical_id or generated)
 
     return re.sub(r"\$\{(\w+)\}", fill, form)
-
-
-def generated_name(type_name: str, stack: str, logical_id: str) -> str:
-    """A name as CloudFormation makes it; the end is random."""
-    name = f"{logical_id}-XXXXXXXXXXXX"
-    name = name if type_name in NAMED_WITHOUT_STACK else f"{stack}-{name}"
-    return name.lower() if type_name == "AWS::S3::Bucket" else name
-
-
-#: types whose physical id is not the resource that their calls are about
-_ABOUT_ANOTHER = {"AWS::SNS::Subscription", "AWS::Lambda::Permission"}
-
-
-def _same_kind(arn: str, form: str) -> bool:
-    head = re.split(r"\$\{", form)[0]
-    return arn.startswith(head)
-
-
-def _service(kind: str) -> str:
-    """IAM's prefix of a type's service."""
-    found = [a for verb in ("create", "update", "read") for a in permissions(kind, verb)]
-    last = kind.split("::")[1].lower()
-    known = [a.partition(":")[0] for a in found]
-    return last if last in known or not known else known[0]
-
-
-@functools.cache
-def _form(service: str, name: str) -> str:
-    details = resource_details(service, name)
-    if details is None:
-        raise LookupError(f"{service} has no resource type {name}")
-    return details["arn"] if isinstance(details["arn"], str) else details["arn"][0]
-
-
-def _guessed_arn(resource: Resource, place: Place) -> str:
-    """The ARN of a type without a line in OWN: the one resource that its create call needs."""
-    if resource.physical_id.startswith("arn:"):
-        return resource.physical_id
-    creates = [a for a in permissions(resource.type, "create") if re.search(r":(Create|Put)", a)]
-    details = action_details(creates[0]) if creates else None
-    needed = [r["name"] for r in (details or {"resourceTypes": []})["resourceTypes"] if r["required"]]
-    if len(needed) != 1:
-        return ""
-    form = place.arn(_form(creates[0].partition(":")[0], needed[0]))
-    wanted = (_schema(resource.type).get("primaryIdentifier") or [""])[-1].rpartition("/")[2]
-    name = resource.properties.get(wanted) or resource.physical_id
-    name = name or generated_name(resource.type, place.stack, resource.logical_id)
-    return re.sub(r"\$\{\w+\}", lambda _: str(name), form)
 
 
 def _reach(value: Any, path: str) -> Iterator[str]:
