@@ -29,7 +29,7 @@ import create_user
 import deploy
 import publish
 import release
-from rehearse import leaks
+from rehearse import leaks, routes
 from rehearse.cloud import ROOT
 from rehearse.engine import Failure, Rehearsal, Step
 
@@ -795,6 +795,9 @@ def monitor(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
             name = r.wait("the drift alarm", lambda: drift_alarm(r, made), timeout=60)
             mail = r.wait("the alarm's mail", lambda: alarm_mail(r, name), timeout=60)
             step.say(f"to {mail['to']}: {mail['subject']}")
+        if routes.WRITE:
+            with r.step("what was called from the VPC is in the table of its endpoints") as step:
+                step.say(routes.as_written(r))
         with r.step("no event was lost and nothing failed unseen") as step:
             step.say(nothing_lost(r))
         with r.step("no secret and nobody's data lies open") as step:
@@ -830,8 +833,13 @@ def nothing_lost(r: Rehearsal) -> str:
 
 def drift_alarm(r: Rehearsal, made: Project) -> str | None:
     """The project's alarm on constraint violations, once it is in ALARM."""
-    cloudwatch = person(r, made).client("cloudwatch")
-    pages = cloudwatch.get_paginator("describe_alarms").paginate(StateValue="ALARM")
+    session = person(r, made)
+    stack = session.client("cloudformation").describe_stack_resources(
+        StackName=f"mlops-{made.id}-monitoring"
+    )["StackResources"]
+    names = [x["PhysicalResourceId"] for x in stack if x["ResourceType"] == "AWS::CloudWatch::Alarm"]
+    alarms = session.client("cloudwatch").get_paginator("describe_alarms")
+    pages = alarms.paginate(AlarmNames=names, StateValue="ALARM")
     for alarm in (a for page in pages for a in page["MetricAlarms"]):
         endpoints = [d["Value"] for d in alarm["Dimensions"] if d["Name"] == "Endpoint"]
         if alarm["Namespace"] == "MLOps/Monitoring" and made.endpoint in endpoints:
