@@ -55,6 +55,9 @@ approve: setup ## Approve or reject a model version (ARGS='--project churn [--ve
 	@$(PY) scripts/approve.py $(ARGS)
 
 ##@ Contributors
+statements: setup ## Which policy statements a rehearsal needs (ARGS=--write chooses the list, ARGS='--live 3' tries)
+	@PYTHONPATH=scripts $(PY) -m statements $(ARGS)
+
 lint: setup ## ruff and cfn-lint, strict
 	@.venv/bin/ruff check && .venv/bin/cfn-lint
 
@@ -76,4 +79,4 @@ lock: ## Resolve requirements/*.in and the wheel store's locks anew
 clean: ## Remove build output, environments and caches
 	rm -rf build .venv .venv-localaws .venv-check .cache .pytest_cache .ruff_cache tests/security/oracle/node_modules
 
-.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve lint check format privileges docs lock clean
+.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve statements lint check format privileges docs lock clean

@@ -36,6 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="show the scenarios")
     parser.add_argument("--json", action="store_true", help='one JSON object a line; the last has "passed"')
     parser.add_argument("--keep", action="store_true", help="skip the teardown and leave the cloud up")
+    parser.add_argument(
+        "--without", metavar="STATEMENT", default="", help="a policy statement that the templates lack"
+    )
     parser.add_argument("--port", type=int, help="port of the cloud; default any free one")
     parser.add_argument(
         "--folder", type=Path, default=ROOT / "build/rehearsal", help="report, logs and working copies"
@@ -60,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.folder.resolve(),
             arguments.port,
             keep_up if arguments.keep else None,
+            arguments.without,
         )
     except LookupError as error:
         print(f"rehearse: {error}", file=sys.stderr)

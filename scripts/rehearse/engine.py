@@ -122,6 +122,7 @@ class Rehearsal:
         self.cloud = cloud
         self.progress = progress
         self.folder = folder
+        self.without = ""  # a policy statement that the templates of this rehearsal lack
         self.facts: dict[str, Any] = {}
         self.cases: list[UseCase] = []
         self.began = time.monotonic()
@@ -191,7 +192,15 @@ class Rehearsal:
                 "this is a fault of the rehearsal",
             )
         failure.where = failure.where or where
+        failure.reasons += self._denials(set(failure.reasons))
         return failure
+
+    def _denials(self, said: set[str]) -> list[str]:
+        """What IAM denied so far: a step that waits in vain seldom says itself that somebody may not."""
+        with suppress(OSError, CloudError):
+            found = dict.fromkeys(one["message"] for one in self.cloud.control("denials"))
+            return [f"denied: {message}" for message in found if message not in said][-8:]
+        return []
 
     # --- what scenarios do with it
 
@@ -323,8 +332,12 @@ def rehearse(
     folder: Path,
     port: int | None = None,
     keep: Callable[[LocalCloud], None] | None = None,
+    without: str = "",
 ) -> dict[str, Any]:
-    """Run one scenario on a fresh cloud and return its result; the cloud is gone afterwards."""
+    """Run one scenario on a fresh cloud and return its result; the cloud is gone afterwards.
+
+    ``without`` names a policy statement (template/resource/Sid) that is taken out of the templates first.
+    """
     scenario = load(name)
     folder.mkdir(parents=True, exist_ok=True)
     for left_over in FRESH:
@@ -335,6 +348,7 @@ def rehearse(
         del os.environ[variable]
     os.environ.update(cloud.environment())
     rehearsal = Rehearsal(name, cloud, progress, folder, keep is not None)
+    rehearsal.without = without
     failure: Failure | None = None
     progress.begin(rehearsal)
     try:

@@ -32,6 +32,7 @@ import release
 from rehearse import leaks, routes
 from rehearse.cloud import ROOT
 from rehearse.engine import Failure, Rehearsal, Step
+from statements import templates
 
 ADMIN_EMAIL = "platform@example.com"
 OWNER_EMAIL = "owner@example.com"
@@ -63,6 +64,8 @@ def snapshot(r: Rehearsal) -> Path:
     for name in release.source_files(ROOT):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target / name)
+    if r.without:
+        templates.without(target, r.without)
     return target
 
 
