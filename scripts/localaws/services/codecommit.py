@@ -541,9 +541,7 @@ class CodeCommit(Service):
         puts: dict[str, tuple[str, bytes]],
         deletes: list[str],
     ) -> tuple[str, str]:
-        for path in (*puts, *deletes):
-            if not path or path.startswith("/") or ".." in Path(path).parts or ".git" in Path(path).parts:
-                raise AwsError("InvalidPathException", f"The path {path!r} is not valid.")
+        _check_paths(*puts, *deletes)
         with repository.announced(hooks.caller_arn(self.cloud)):
             parent = self._parent(repository, params)
             for path in deletes:
@@ -877,6 +875,7 @@ class CodeCommit(Service):
         found = self.find(name)
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
             puts = {i.filename: ("NORMAL", opened.read(i)) for i in opened.infolist() if not i.is_dir()}
+        _check_paths(*puts)
         with found.announced(hooks.caller_arn(self.cloud)):
             return found.commit(
                 branch,
@@ -956,6 +955,13 @@ def _refusal(
     return None
 
 
+def _check_paths(*paths: str) -> None:
+    """Refuse paths that git would not check out. Raises AwsError."""
+    for path in paths:
+        if not path or path.startswith("/") or {"..", ".git"} & set(Path(path).parts):
+            raise AwsError("InvalidPathException", f"The path {path!r} is not valid.")
+
+
 def _access_key(headers: dict[str, str]) -> str:
     """The access key that AWS's credential helper sends as the user name (``<key>%<session token>``)."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
@@ -1008,9 +1014,9 @@ class RepositoryType(ResourceType):
         if archive is not None:
             try:
                 context.cloud.services["codecommit"].seed(props["RepositoryName"], branch, archive)
-            except zipfile.BadZipFile as error:
+            except (zipfile.BadZipFile, AwsError) as error:
                 client.delete_repository(repositoryName=props["RepositoryName"])
-                raise ValueError(f"Code.S3 is not a zip file: {error}") from error
+                raise ValueError(f"Code.S3 cannot be the first commit: {error}") from error
         if props.get("Triggers"):
             client.put_repository_triggers(
                 repositoryName=props["RepositoryName"], triggers=[_lower(t) for t in props["Triggers"]]
