@@ -1,4 +1,4 @@
-"""Writes the generated parts of docs/: parameters, retention, what a rehearsal cannot prove (`make docs`).
+"""Writes the generated parts of docs/: parameters, retention, endpoints, limits (`make docs`).
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`; a test fails when one is stale.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -28,7 +29,8 @@ def parameters() -> str:
     """What a launch form asks for; what it reads from SSM is left out, nobody types that."""
     parts = []
     for name in ENTRIES:
-        template = yaml.load((ROOT / "mlops-cfn" / name).read_text(), Loader=teardown.CloudFormationLoader)
+        text = (ROOT / "mlops-cfn" / name).read_text()
+        template = yaml.load(text, Loader=teardown.CloudFormationLoader)  # noqa: S506 - a SafeLoader
         rows = []
         for parameter, found in template["Parameters"].items():
             if found["Type"].startswith("AWS::SSM::") or parameter.startswith("SageMakerProject"):
@@ -63,6 +65,44 @@ def retention() -> str:
     return markdown(("template", "resource", "type", "who still needs it"), rows)
 
 
+def endpoints() -> str:
+    """Every VPC endpoint: when it is there, what calls it, as it stands beside it, and its policy."""
+    path = ROOT / "mlops-cfn/infra/network.yaml"
+    template = yaml.load(path.read_text(), Loader=teardown.CloudFormationLoader)  # noqa: S506 - a SafeLoader
+    beside = dict(re.findall(r"^  (\w+Endpoint):\s+# (.+)$", path.read_text(), re.MULTILINE))
+    rows = []
+    for name, resource in template["Resources"].items():
+        if resource["Type"] != "AWS::EC2::VPCEndpoint":
+            continue
+        found = resource["Properties"]
+        service = re.sub(r"^com\.amazonaws\.\$\{AWS::Region\}\.", "", found["ServiceName"])
+        kind = "gateway" if found["VpcEndpointType"] == "Gateway" else "interface"
+        rows.append(
+            (
+                f"`{service}`".replace("${AWS::Region}", "<region>"),
+                "optional" if "Condition" in resource else kind,
+                beside[name],
+                "; ".join(_statement(s) for s in found["PolicyDocument"]["Statement"]),
+            )
+        )
+    return markdown(("endpoint", "", "called from inside by", "policy: what, and of whom"), rows)
+
+
+def _statement(statement: dict[str, Any]) -> str:
+    actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+    keys = statement.get("Condition", {}).get("StringEquals", {})
+    pinned = [
+        text
+        for key, text in (("aws:PrincipalAccount", "callers"), ("aws:ResourceAccount", "resources"))
+        if key in keys
+    ]
+    whose = f"{' and '.join(pinned)} of this account" if pinned else "any caller"
+    resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+    shown = {re.sub(r"^arn:\S*?:(?:s3:::|repository/)", "", r).removesuffix("/*") for r in resources} - {"*"}
+    on = f" on {', '.join(f'`{one}`' for one in sorted(shown))}" if shown else ""
+    return f"{', '.join(f'`{a}`' for a in actions)}{on} ({whose})"
+
+
 def limits() -> str:
     """The list that the rehearsal's report shows too."""
     found = yaml.safe_load((DOCS / "limits.yml").read_text())
@@ -70,7 +110,7 @@ def limits() -> str:
     return markdown(("", "not proven", "instead"), rows)
 
 
-GENERATED = {"parameters": parameters, "retention": retention, "limits": limits}
+GENERATED = {"parameters": parameters, "retention": retention, "endpoints": endpoints, "limits": limits}
 
 
 def render(text: str) -> str:

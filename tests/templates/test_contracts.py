@@ -1,4 +1,4 @@
-"""What holds several templates together: SSM paths, release mapping, nested stacks, names, VPC endpoints."""
+"""What holds several templates together: SSM paths, release mapping, nested stacks, names."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from house_rules import CFN, ROOT, TEMPLATES, Template, load, plain, walk
+from house_rules import CFN, TEMPLATES, Template, load, plain, walk
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -113,40 +112,6 @@ NAME_LIMITS = {
     ("AWS::ServiceCatalog::CloudFormationProduct", "Name"): 8191,
     ("AWS::ServiceCatalog::Portfolio", "DisplayName"): 100,
     ("AWS::Lambda::Function", "FunctionName"): 64,
-}
-# boto3 client (or `aws` command) -> endpoint; what has none is never called from inside, or is global
-ENDPOINTS = {
-    "s3": "s3",
-    "sagemaker": "sagemaker.api",
-    "sagemaker-runtime": "sagemaker.runtime",
-    "sts": "sts",
-    "logs": "logs",
-    "cloudwatch": "monitoring",
-    "kms": "kms",
-    "ssm": "ssm",
-    "ecr": "ecr.api",
-    "codecommit": "codecommit",
-    "codeartifact": "codeartifact.api",
-    "servicecatalog": "servicecatalog",
-    "cloudformation": "cloudformation",
-    "codepipeline": "codepipeline",
-    "codebuild": "codebuild",
-    "events": "events",
-    "sns": "sns",
-    "secretsmanager": "secretsmanager",
-    "athena": "athena",
-    "glue": "glue",
-    "lambda": "lambda",
-    "stepfunctions": "states",
-    "scheduler": "scheduler",
-    "s3api": "s3",
-    "sagemaker-featurestore-runtime": "sagemaker.featurestore-runtime",
-    "sagemaker-metrics": "sagemaker.metrics",
-}
-IMPLIED = {
-    "ecr.api": {"ecr.dkr"},
-    "codecommit": {"git-codecommit"},
-    "codeartifact.api": {"codeartifact.repositories", "sts"},
 }
 
 
@@ -347,61 +312,6 @@ def test_name_faults_are_found() -> None:
         "Bucket: BucketName can be 73 characters long; AWS::S3::Bucket takes 63",
         "Endpoint: EndpointName can be 69 characters long; AWS::SageMaker::Endpoint takes 63",
     ]
-
-
-def called_services(folders: Iterable[Path]) -> dict[str, str]:
-    """Services that code and buildspecs call, each with a file that does."""
-    found: dict[str, str] = {}
-    known = {*boto3.Session().get_available_services(), "s3api"}  # s3api is a command of the CLI only
-    files = [(folder, path) for folder in folders for path in sorted(folder.rglob("*"))]
-    for folder, path in files:
-        if path.suffix not in (".py", ".yml", ".ipynb", ".sh") or "tests" in path.relative_to(folder).parts:
-            continue
-        text = path.read_text(encoding="utf-8")
-        names = re.findall(r"""(?:\.client|\.resource|client)\(\s*\\?["']([a-z0-9-]+)\\?["']""", text)
-        names += re.findall(r"""(?:^|[\s`"'!(-])aws ([a-z0-9-]+) [a-z]""", text)
-        for name in known.intersection(names):
-            found.setdefault(name, path.name)
-    return found
-
-
-def offered_endpoints(template: Template) -> set[str]:
-    """Endpoints that are always there (the optional ones have a condition)."""
-    return {
-        re.sub(
-            r"^(com\.amazonaws|aws\.sagemaker)\.\$\{AWS::Region\}\.",
-            "",
-            str(resource["Properties"]["ServiceName"]["Fn::Sub"]),
-        )
-        for resource in template.resources.values()
-        if resource["Type"] == "AWS::EC2::VPCEndpoint" and "Condition" not in resource
-    }
-
-
-def test_every_service_called_from_inside_has_an_endpoint() -> None:
-    offered = offered_endpoints(load(CFN / "infra" / "network.yaml"))
-    called = called_services([ROOT / "mlops-cicd", ROOT / "seedcode-repo"])
-    assert {"sagemaker", "ssm", "s3"} <= set(called), "the search finds nothing any more"
-    unknown = {service: file for service, file in called.items() if service not in ENDPOINTS}
-    assert unknown == {}, "services without an endpoint cannot be called from inside the VPC"
-    missing = {service: file for service, file in called.items() if not needs(service) <= offered}
-    assert missing == {}
-
-
-def needs(service: str) -> set[str]:
-    endpoint = ENDPOINTS[service]
-    return {endpoint} | IMPLIED.get(endpoint, set())
-
-
-def test_studio_has_its_endpoints() -> None:
-    """The minimum that AWS documents for a VpcOnly domain with projects."""
-    offered = offered_endpoints(load(CFN / "infra" / "network.yaml"))
-    assert {"sagemaker.api", "sagemaker.runtime", "studio", "s3", "sts", "logs", "servicecatalog"} <= offered
-
-
-def test_missing_endpoint_is_found() -> None:
-    called = called_services([FIXTURES / "endpoints"])
-    assert called == {"iot": "call.py", "kms": "build.yml"}
 
 
 def test_deployed_stacks_use_names_that_the_cleanup_knows() -> None:
