@@ -131,7 +131,8 @@ def decide(principal: Principal, access: Access, policies: Policies, region: str
         return Decision(False, False, "VPC endpoint policy")
     identity = iam.evaluate(ask, *layers.values())
     # a key's policy and a role's trust must allow, too; an alias has none
-    required = {"sts": ":role/", "kms": ":key/"}.get(access.service, "none") in access.resource
+    kind = {"sts": ":role/", "kms": ":key/"}.get(access.service)
+    required = kind is not None and kind in access.resource
     required = required and not access.resource.endswith(":key/*")  # a key to be made has no policy yet
     combined = iam.combine_resource_policy(
         identity, ask, document, policies.resource_owner, required, tuple(list(layers.values())[1:])
