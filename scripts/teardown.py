@@ -11,9 +11,11 @@ says why, and how to delete that too.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
@@ -150,12 +152,53 @@ def delete_project(
 
 
 def delete_stack(
-    cloudformation: Any, stack: str, every: float = 5, tick: Callable[[], None] = lambda: None
+    session: boto3.Session, stack: str, every: float = 5, tick: Callable[[], None] = lambda: None
 ) -> None:
-    """Delete a stack and wait until it is gone."""
-    identifier = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]["StackId"]
-    cloudformation.delete_stack(StackName=identifier)
-    account.wait_for_stack(cloudformation, identifier, 3600, every, tick)
+    """Delete a stack and wait until it is gone.
+
+    A stack that was updated under a role is deleted under it too, and the platform's may not delete what it
+    only updates, nor itself before it is done. So the deletion gets a role of its own, gone afterwards.
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_DeleteStack.html
+    """
+    cloudformation = session.client("cloudformation")
+    found = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
+    with contextlib.ExitStack() as cleanup:
+        role = {"RoleARN": cleanup.enter_context(deletion_role(session))} if found.get("RoleARN") else {}
+
+        def begin() -> bool | None:
+            try:
+                cloudformation.delete_stack(StackName=found["StackId"], **role)
+            except ClientError as error:
+                if "cannot be assumed" in str(error):  # IAM takes seconds to tell of a new role
+                    return None
+                raise
+            return True
+
+        account.poll(f"deletion of {stack} to begin", begin, 60, every, tick)
+        account.wait_for_stack(cloudformation, found["StackId"], 3600, every, tick)
+
+
+@contextlib.contextmanager
+def deletion_role(session: boto3.Session) -> Iterator[str]:
+    """The ARN of a role with which CloudFormation may delete anything, as long as it is needed."""
+    iam, name = session.client("iam"), f"mlops-teardown-{uuid.uuid4().hex[:8]}"
+    service = {"Service": "cloudformation.amazonaws.com"}
+    trust = {"Effect": "Allow", "Principal": service, "Action": "sts:AssumeRole"}
+    # only an administrator can make such a role; what the templates retain stays
+    everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    role = iam.create_role(
+        RoleName=name,
+        Description="Deletes the stack of the MLOps platform; removed when that is done.",
+        AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
+    )["Role"]
+    try:
+        document = json.dumps({"Version": "2012-10-17", "Statement": [everything]})
+        iam.put_role_policy(RoleName=name, PolicyName="delete", PolicyDocument=document)
+        yield role["Arn"]
+    finally:
+        with contextlib.suppress(iam.exceptions.NoSuchEntityException):
+            iam.delete_role_policy(RoleName=name, PolicyName="delete")
+        iam.delete_role(RoleName=name)
 
 
 def plan(session: boto3.Session, stack: str, only_project: str = "") -> dict[str, Any]:
@@ -210,7 +253,7 @@ def carry_out(
         delete_project(session, project, every, tick)
     if planned["stack"]:
         say(f"stack {planned['stack']}")
-        delete_stack(session.client("cloudformation"), planned["stack"], every, tick)
+        delete_stack(session, planned["stack"], every, tick)
 
 
 def main(argv: list[str] | None = None, session: boto3.Session | None = None) -> int:
