@@ -63,7 +63,7 @@ def save_model(model: Model, folder: Path) -> None:
 def load_model(folder: Path) -> Model:
     """Read a model folder."""
     if not (folder / METADATA_FILE).is_file():
-        raise FileNotFoundError(f"{folder}: no {METADATA_FILE} there, so this is no model of this project")
+        raise ModelError(f"{folder}: no {METADATA_FILE} there, so this is no model of this project")
     try:
         metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
         return Model(skops.io.load(folder / MODEL_FILE, trusted=TRUSTED_TYPES), metadata)

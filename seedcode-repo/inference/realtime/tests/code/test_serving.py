@@ -125,5 +125,5 @@ def test_an_accept_that_cannot_be_met_is_refused(client, rows: str):
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="no metadata.json there"):
+    with pytest.raises(inference.ModelError, match="no metadata.json there"):
         serving.create_app(tmp_path)
