@@ -6,6 +6,7 @@ import base64
 import json
 import secrets
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from localaws.cloud import caller_key
 from localaws.hooks.answers import triple
@@ -19,6 +20,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.s3:_delete_bucket",
         "ministack.services.s3:_bucket_tags",
         "ministack.services.s3:_buckets",
+        "ministack.services.s3:_put_bucket_encryption",
     ),
     "images": (
         "ministack.services.ecr:_describe_images",
@@ -31,7 +33,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
 
 
 def keep_buckets() -> None:
-    """Give a stack's bucket its tags and the stack's, and do not delete it while something is in it.
+    """Give a stack's bucket its encryption and tags (the stack's too), and do not delete a full one.
 
     Rules of EventBridge get the stack's tags too.
     """
@@ -43,6 +45,8 @@ def keep_buckets() -> None:
 
     def tagged(answer: tuple[str, dict], props: dict) -> tuple[str, dict]:
         s3._bucket_tags[answer[0]] = {t["Key"]: str(t["Value"]) for t in props.get("Tags") or []}
+        if rules := (props.get("BucketEncryption") or {}).get("ServerSideEncryptionConfiguration"):
+            s3._put_bucket_encryption(answer[0], _encryption(rules[0]))
         return answer
 
     def delete_empty(physical_id: str, props: dict) -> None:
@@ -59,6 +63,18 @@ def keep_buckets() -> None:
     handler["delete"] = delete_empty
     for name in ("AWS::S3::Bucket", "AWS::Events::Rule"):
         provisioners._STACK_TAG_PROPERTY[name] = ("Tags", "list")
+
+
+def _encryption(rule: dict) -> bytes:
+    """A rule of a bucket's encryption as S3's API takes it."""
+    root = ElementTree.Element("ServerSideEncryptionConfiguration")
+    inner = ElementTree.SubElement(root, "Rule")
+    default = ElementTree.SubElement(inner, "ApplyServerSideEncryptionByDefault")
+    for name, value in (rule.get("ServerSideEncryptionByDefault") or {}).items():
+        ElementTree.SubElement(default, name).text = str(value)
+    bucket_key = str(rule.get("BucketKeyEnabled", False)).lower()
+    ElementTree.SubElement(inner, "BucketKeyEnabled").text = bucket_key
+    return ElementTree.tostring(root)
 
 
 def images_are_told() -> None:

@@ -367,12 +367,20 @@ def test_hook_scope(cloud):
 
 
 def test_hook_buckets(cloud):
-    tags = {"Tags": [{"Key": "team", "Value": "x"}]}
-    resources = {"Bucket": {"Type": "AWS::S3::Bucket", "Properties": tags}}
+    key = cloud.client("kms").create_key()["KeyMetadata"]["Arn"]
+    default = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}
+    rule = {"BucketKeyEnabled": True, "ServerSideEncryptionByDefault": default}
+    properties = {
+        "Tags": [{"Key": "team", "Value": "x"}],
+        "BucketEncryption": {"ServerSideEncryptionConfiguration": [rule]},
+    }
+    resources = {"Bucket": {"Type": "AWS::S3::Bucket", "Properties": properties}}
     stack, s3 = cloud.stack(resources, {"Bucket": {"Value": {"Ref": "Bucket"}}}), cloud.client("s3")
     bucket = cloud.outputs(stack)["Bucket"]
     assert {"Key": "team", "Value": "x"} in s3.get_bucket_tagging(Bucket=bucket)["TagSet"]
-    s3.put_object(Bucket=bucket, Key="x", Body=b"x")
+    assert s3.put_object(Bucket=bucket, Key="x", Body=b"x")["SSEKMSKeyId"] == key
+    found = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"][0]
+    assert found["BucketKeyEnabled"] is True
     assert cloud.delete_stack(stack) == "DELETE_FAILED"
     assert "not empty" in " ".join(cloud.stack_reasons(stack))
     s3.delete_object(Bucket=bucket, Key="x")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from localaws.hooks import policies
+from localaws.hooks import keys, policies
 from localaws.permissions.access import Access
 from localaws.permissions.requests import Request
 
@@ -354,11 +354,17 @@ def s3(cloud: Cloud, request: Request) -> list[Access]:
         existing = {f"s3:ExistingObjectTag/{k}": v for k, v in tags.items()}
         out = [Access(a.action, a.resource, {**existing, **a.context}) for a in out]
     sent = _sse(request.headers, "partNumber" in query or "uploads" in query)
+    if "uploadId" in query and any(f"s3:{_SSE}" in a.context for a in out):
+        # a part carries no headers: those of its upload are judged
+        sent[f"s3:{_SSE}-aws-kms-key-id"] = keys.upload_key(query["uploadId"][0])
     return [Access(a.action, a.resource, {**sent, **a.context}) for a in out]
 
 
+_SSE = "x-amz-server-side-encryption"
+
+
 def _sse(headers: dict[str, str], parts: bool) -> dict[str, str]:
-    names = ("x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id", "x-amz-acl")
+    names = (_SSE, f"{_SSE}-aws-kms-key-id", f"{_SSE}-customer-algorithm", "x-amz-acl")
     names += ("if-none-match", "if-match")  # conditional writes
     # false for the parts of an upload, which are not objects yet
     creation = {} if parts else {"s3:ObjectCreationOperation": "true"}
