@@ -328,6 +328,8 @@ def test_hook_stack_permissions(cloud):
     )
     cloud.wait(lambda: cloud.stack_status(name) == "ROLLBACK_COMPLETE", 30, name)
     assert "not authorized to perform: sns:CreateTopic" in " ".join(cloud.stack_reasons(name))
+    # a deletion uses the role too, unless it names another: so the stack tells it
+    assert cloud.client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]["RoleARN"] == role
 
 
 def test_hook_trust_policies(cloud):
