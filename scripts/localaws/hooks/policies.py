@@ -59,9 +59,9 @@ def role(account: str, name: str) -> dict[str, Any] | None:
 
 def trusts(document: Any, principal: str, role_arn: str, context: dict[str, Any]) -> bool:
     """Whether a trust policy lets a service assume its role, given the keys that the service supplies."""
-    from ministack.core import iam_evaluator as iam
+    from ministack.core import iam_evaluator
 
-    ask = iam.EvalContext(
+    ask = iam_evaluator.EvalContext(
         principal_arn=principal,
         principal_type="Service",
         principal_account="",
@@ -70,7 +70,8 @@ def trusts(document: Any, principal: str, role_arn: str, context: dict[str, Any]
         region="",
         service_context={k.lower(): v for k, v in context.items()},
     )
-    return iam.evaluate_resource_policy(document, ask, service=principal).decision == "Allow"
+    found = iam_evaluator.evaluate_resource_policy(document, ask, service=principal)
+    return found.decision == "Allow"
 
 
 def managed_policy(arn: str, account: str) -> dict[str, Any] | str | None:
