@@ -74,6 +74,13 @@ def trusts(document: Any, principal: str, role_arn: str, context: dict[str, Any]
     return found.decision == "Allow"
 
 
+def condition_value(key: str, ask: Any) -> Any:
+    """The value of a condition key in a question, None for one that it lacks."""
+    from ministack.core import iam_evaluator
+
+    return iam_evaluator._resolve_condition_key(key, ask)
+
+
 def managed_policy(arn: str, account: str) -> dict[str, Any] | str | None:
     """The default version of a managed policy."""
     from ministack.core import iam_evaluator

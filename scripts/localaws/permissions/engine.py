@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from localaws.errors import AwsError
+from localaws.hooks import policies as kept
 from localaws.permissions.access import Access
 
 Document = Mapping[str, Any]
-#: keys that the evaluator fills wrongly, under names it leaves alone: for a role's session aws:PrincipalArn is
-#: the role's ARN, and the ARN of a bucket does not tell the account that owns it
+#: keys that the evaluator fills wrongly, under names it leaves alone: for a session aws:PrincipalArn is the
+#: role's ARN, and the ARN of a bucket does not tell the account that owns it
 _OWN_KEYS = {
     "aws:principalarn": "aws:principalarn-of-role",
     "aws:resourceaccount": "aws:resourceaccount-of-owner",
@@ -210,7 +211,7 @@ def _value(name: str, ask: Any, iam: Any) -> str:
     if name in ("*", "?", "$"):  # the literal character; what it could match else does not occur in our names
         return name
     key, _, default = (part.strip() for part in name.partition(","))
-    found = iam._resolve_condition_key(_OWN_KEYS.get(key.lower(), key), ask)
+    found = kept.condition_value(_OWN_KEYS.get(key.lower(), key), ask)
     if isinstance(found, list):
         found = found[0] if len(found) == 1 else None
     if found is None:

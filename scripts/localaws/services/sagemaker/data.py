@@ -111,7 +111,7 @@ def upload(s3: Any, source: Path, uri: str, key_id: str | None = None) -> int:
 
 
 def put(s3: Any, bucket: str, key: str, body: bytes, key_id: str | None = None) -> None:
-    """Write one object, encrypted under the job's key, or the key of S3 that AWS manages. Raises DataError."""
+    """Write one object under the job's key, or the key of S3 that AWS manages. Raises DataError."""
     extra = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key_id or "alias/aws/s3"}
     try:
         s3.put_object(Bucket=bucket, Key=key, Body=body, **extra)
