@@ -126,6 +126,8 @@ def test_delete_names_the_missing_action(cloud, role):
     without = [a for a in TOPIC if a != "sns:DeleteTopic"]
     stack = create(cloud, topic(), RoleARN=role(allow(*without, *TOPIC_READS)))
     assert cloud.stack_status(stack) == "CREATE_COMPLETE"
+    (told,) = cloud.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    assert told["RoleARN"].startswith("arn:aws:iam::123456789012:role/stack-role-")
     assert cloud.delete_stack(stack) == "DELETE_FAILED", "the stack remembers its role"
     assert any("not authorized to perform: sns:DeleteTopic" in r for r in cloud.stack_reasons(stack))
     better = role(allow(*TOPIC, *TOPIC_READS))
