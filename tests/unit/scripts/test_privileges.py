@@ -31,9 +31,7 @@ Resources:
       PolicyDocument:
         Statement: [{Sid: See, Effect: Allow, Action: sagemaker:Describe*, Resource: x}]
 """
-ARN = (
-    "arn:aws:iam::123456789012:role/mlops/projects/SC-1-pp-abc-Identity-1ABCDEFGHIJKL-BuildRole-0123456789AB"
-)
+ARN = "arn:aws:iam::123456789012:role/mlops/projects/SC-1-pp-abc-Identity-1ABCDEFGHIJ-0123456789AB"
 
 
 @pytest.fixture
@@ -43,8 +41,9 @@ def template(tmp_path: Path) -> Path:
     return path
 
 
-def question(action: str, role: str = ARN, denied: str = "") -> dict[str, str]:
-    return {"role": role, "action": action, "denied": denied}
+def question(action: str, role: str = ARN, denied: str = "") -> dict[str, object]:
+    keys = {"aws:PrincipalTag/aws:cloudformation:logical-id": "BuildRole"} if role == ARN else {}
+    return {"role": role, "action": action, "denied": denied, "keys": keys}
 
 
 def test_inline_and_attached_policies_are_granted(template: Path) -> None:
