@@ -110,7 +110,39 @@ def limits() -> str:
     return markdown(("", "not proven", "instead"), rows)
 
 
-GENERATED = {"parameters": parameters, "retention": retention, "endpoints": endpoints, "limits": limits}
+def matrix() -> str:
+    """Who may do what: the table that tests/security decides twice, a mark for each scope of each row."""
+    found = yaml.safe_load((ROOT / "tests/security/matrix.yml").read_text())
+    scopes = [s for s in ("own", "other", "platform", "colleague") if any(s in row for row in found["rows"])]
+    parts, cells = [], 0
+    titles = {
+        "people": "People",
+        "project": "Roles of a project",
+        "platform": "Roles of the platform",
+    }
+    for group, subjects in found["subjects"].items():
+        head = ("", "scopes", *(one["is"] for one in subjects.values()))
+        rows: list[tuple[str, ...]] = []
+        for row in found["rows"]:
+            if row.get("group"):
+                rows.append((f"**{row['group']}**", *("" for _ in head[1:])))
+            here = [scope for scope in scopes if scope in row]
+            cells += len(here) * len(subjects)
+            marks = (
+                "".join("✓" if name in row[scope].split() else "✗" for scope in here) for name in subjects
+            )
+            rows.append((row["act"], " · ".join(here), *marks))
+        parts.append(f"## {titles[group]}\n\n{markdown(head, rows)}")
+    return f"{cells} cells.\n\n" + "\n\n".join(parts)
+
+
+GENERATED = {
+    "parameters": parameters,
+    "retention": retention,
+    "endpoints": endpoints,
+    "limits": limits,
+    "matrix": matrix,
+}
 
 
 def render(text: str) -> str:

@@ -26,7 +26,7 @@ class Subject:
     title: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """Something that could be done, and who may."""
 
@@ -37,10 +37,11 @@ class Row:
     parameters: Mapping[str, Any]
     asks: tuple[str, ...]
     may: Mapping[str, frozenset[str]]  # scope → subjects
-    studio: bool = False  # only from within Studio: its sessions carry the profile
+    studio: frozenset[str] = frozenset()  # who must be in Studio, whose sessions carry the profile
+    simulated: bool = False  # by simulation only; the table says why
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One subject, one act, one scope, and whether it is allowed."""
 
@@ -48,6 +49,11 @@ class Cell:
     row: Row
     scope: str
     allowed: bool
+
+    @property
+    def allowed_outside_studio(self) -> bool:
+        """Whether a session that Studio did not make may do it."""
+        return self.allowed and self.subject.name not in self.row.studio
 
     def __str__(self) -> str:
         return f"{self.subject.name}: {self.row.act} ({self.scope})"
@@ -84,8 +90,19 @@ def load(path: Path = TABLE) -> Matrix:
             raise ValueError(f"{one['act']}: {', '.join(sorted(strangers))} is no subject")
         ((call, parameters),) = one["call"].items()
         service, _, operation = call.rpartition(".")
-        asks, studio = tuple(one["asks"]), one.get("studio", False)
-        rows.append(Row(one["act"], group, service, operation, parameters, asks, may, studio))
+        rows.append(
+            Row(
+                one["act"],
+                group,
+                service,
+                operation,
+                parameters,
+                tuple(one["asks"]),
+                may,
+                frozenset(one.get("studio", "").split()),
+                one.get("simulated", False),
+            )
+        )
     return Matrix(subjects, tuple(rows))
 
 

@@ -60,7 +60,9 @@ class Deployed:
             if service == "s3":
                 return _statements(self.client("s3").get_bucket_policy(Bucket=name.split("/")[0])["Policy"])
             if service == "kms" and name.startswith("key/"):
-                return _statements(self.client("kms").get_key_policy(KeyId=arn, PolicyName="default")["Policy"])
+                return _statements(
+                    self.client("kms").get_key_policy(KeyId=arn, PolicyName="default")["Policy"]
+                )
             if service == "sns":
                 found = self.client("sns").get_topic_attributes(TopicArn=arn)["Attributes"]
                 return _statements(found["Policy"]) if found.get("Policy") else None
@@ -163,7 +165,14 @@ def questions(cell: Cell, role: str, names: dict[str, Any], deployed: Deployed) 
             policy = deployed.resource_policy(resource)
         made.append(
             Question(
-                str(cell), role, action, resource, owner, context, statements, found["boundary"],
+                str(cell),
+                role,
+                action,
+                resource,
+                owner,
+                context,
+                statements,
+                found["boundary"],
                 resource_policy=policy,
             )  # fmt: skip
         )

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore.loaders
+import botocore.session
 
 import account
 import create_project
@@ -48,12 +50,25 @@ class World:
     def session(self, keys: dict[str, str] | None = None) -> boto3.Session:
         """A session of the account's administrator, or under a role's credentials."""
         keys = keys or {"AccessKeyId": "test", "SecretAccessKey": "test"}
-        return boto3.Session(
-            aws_access_key_id=keys["AccessKeyId"],
-            aws_secret_access_key=keys["SecretAccessKey"],
-            aws_session_token=keys.get("SessionToken"),
-            region_name=REGION,
-        )
+        core = botocore.session.Session()
+        core.register_component("data_loader", _LOADER)
+        core.set_credentials(keys["AccessKeyId"], keys["SecretAccessKey"], keys.get("SessionToken"))
+        return _Session(self.cloud.url, botocore_session=core, region_name=REGION)
+
+
+class _Session(boto3.Session):
+    """A session of one cloud, whatever the environment says."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._url = url
+
+    def client(self, service: str, **settings: Any) -> Any:
+        return super().client(service, **{"endpoint_url": self._url, **settings})
+
+
+# services are described once for all the sessions, which makes their clients ten times faster
+_LOADER = botocore.loaders.create_loader()
 
 
 def build(cloud: LocalCloud, sources: Path = ROOT, version: str | None = None) -> World:
@@ -90,7 +105,11 @@ def build(cloud: LocalCloud, sources: Path = ROOT, version: str | None = None) -
 
 def _people(root: boto3.Session) -> str:
     iam = root.client("iam")
-    trust = {"Effect": "Allow", "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}, "Action": "sts:AssumeRole"}
+    trust = {
+        "Effect": "Allow",
+        "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"},
+        "Action": "sts:AssumeRole",
+    }
     assume = {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"}
     role = iam.create_role(RoleName=PEOPLE, AssumeRolePolicyDocument=_document(trust))["Role"]["Arn"]
     iam.put_role_policy(RoleName=PEOPLE, PolicyName="sign-in", PolicyDocument=_document(assume))
@@ -107,7 +126,9 @@ def _document(*statements: dict[str, Any]) -> str:
 def roles(root: boto3.Session) -> dict[tuple[str, str, str], str]:
     """The ARN of each role by (kind of stack: platform, project or user; project id or user; logical id)."""
     cloudformation, iam = root.client("cloudformation"), root.client("iam")
-    arns = {r["RoleName"]: r["Arn"] for page in iam.get_paginator("list_roles").paginate() for r in page["Roles"]}
+    arns = {
+        r["RoleName"]: r["Arn"] for page in iam.get_paginator("list_roles").paginate() for r in page["Roles"]
+    }
     found = {}
     for page in cloudformation.get_paginator("describe_stacks").paginate():
         for stack in page["Stacks"]:
@@ -147,7 +168,9 @@ def furnish(world: World) -> None:
         world.places[scope] = place | {"profile": profile, "space": f"{profile}-jupyterlab", "jane": jane}
 
 
-def _common(root: boto3.Session, infra: dict[str, str], found: dict[tuple[str, str, str], str]) -> dict[str, Any]:
+def _common(
+    root: boto3.Session, infra: dict[str, str], found: dict[tuple[str, str, str], str]
+) -> dict[str, Any]:
     services = ("sagemaker", "codecommit", "codebuild", "codepipeline", "ssm", "ecr", "logs", "lambda", "events",
                 "catalog", "cloudformation", "ec2")  # fmt: skip
     s3 = root.client("s3")
@@ -179,9 +202,12 @@ def _common(root: boto3.Session, infra: dict[str, str], found: dict[tuple[str, s
         "no_commit": "0" * 40,
         "no_model": "matrix-nothing",
         "trust": _document(
-            {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "sagemaker.amazonaws.com"},
+                "Action": "sts:AssumeRole",
+            }
         ),
-        "random": "x",
     }
 
 
@@ -215,14 +241,21 @@ def _project(
     root.client("ecr").put_image(repositoryName=images, imageManifest=_MANIFEST, imageTag="matrix")
     sagemaker = root.client("sagemaker")
     model = f"Model-{identifier}"  # CloudFormation names it, so its name does not tell the project
-    sagemaker.create_model(
-        ModelName=model,
-        PrimaryContainer={"Image": image},
-        ExecutionRoleArn=mine["ExecutionRole"],
-        Tags=tags,
-    )
+    pipeline_model = f"pipelines-{identifier.replace('-', '')}-Model"
+    for name in (model, pipeline_model):
+        sagemaker.create_model(
+            ModelName=name,
+            PrimaryContainer={"Image": image},
+            ExecutionRoleArn=mine["ExecutionRole"],
+            Tags=tags,
+        )
     endpoint = f"mlops-{identifier}-production"
-    variant = {"VariantName": "a", "ModelName": model, "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    variant = {
+        "VariantName": "a",
+        "ModelName": model,
+        "InitialInstanceCount": 1,
+        "InstanceType": "ml.m5.large",
+    }
     sagemaker.create_endpoint_config(EndpointConfigName=model, ProductionVariants=[variant], Tags=tags)
     # its image is empty, so it fails; it is there and has its tags
     sagemaker.create_endpoint(EndpointName=endpoint, EndpointConfigName=model, Tags=tags)
@@ -248,13 +281,14 @@ def _project(
         "secret": secret,
         "repository": settings["repository-name"],
         "repository_pattern": f"mlops-{identifier}-none",
+        "build_pipeline": settings["build-pipeline-name"],
         "build_pipeline_pattern": f"mlops-{identifier}-none",
         **_approval(root, settings["deploy-pipeline-name"]),
         "stages": _STAGES,
         "build_project_pattern": f"mlops-{identifier}-none",
         "build_log": f"/aws/codebuild/mlops-{identifier}-train",
         "job": f"mlops-{identifier}-job",
-        "pipeline_job": f"pipelines-{identifier.replace('-', '')}-train",
+        "pipeline_model": pipeline_model,
         "stack": f"mlops-{identifier}-matrix",
         "images": images,
         "images_pattern": f"mlops-{identifier}/none",
@@ -274,6 +308,7 @@ def _project(
         "data_scientist_role": mine["DataScientistRole"],
         "data_scientist_name": mine["DataScientistRole"].rpartition("/")[2],
         "role_path": "/mlops/projects/",
+        "scope": "project",
     }
 
 
@@ -302,12 +337,14 @@ def _platform(
         )["ARN"],
         "repository": "mlops-cicd",
         "repository_pattern": "mlops-none",
+        "build_pipeline": "ModelRepoPipeline",
         "build_pipeline_pattern": "mlops-none",
         "stages": _STAGES,
         **_approval(root, "ModelRepoPipeline"),
         "pipeline_role": found["platform", "", "PipelineRole"],
-        "build_project_pattern": f"{publish.STACK_NAME}-none",
+        "build_project_pattern": "Build-none",  # CloudFormation names a build after its logical id
         "build_log": resources["BuildLog"],
+        "flow_log": resources["FlowLogGroup"],
         "stack": f"{publish.STACK_NAME}-matrix",
         "deploy_role": deploy_role,
         "deploy_name": deploy_role.rpartition("/")[2],
@@ -316,6 +353,7 @@ def _platform(
         "topic": resources["Topic"],
         "product": infra["project-product-id"],
         "role_path": "/mlops/platform/",
+        "scope": "platform",
     }
 
 

@@ -1,0 +1,177 @@
+"""The rules of grants: each lets a good statement pass and finds what is wrong with a bad one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from check import iam
+from check.templates import Template
+
+ARN = "arn:aws:sagemaker:eu-west-1:123456789012:"
+KEY = "arn:aws:kms:eu-west-1:123456789012:key/1"
+SERVICE = {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+CALLER = {"StringEquals": {"aws:PrincipalAccount": "123456789012"}}
+
+
+def found(kind: str, **statement: Any) -> list[str]:
+    """Rules that the statement breaks."""
+    one = iam.Statement(Template(Path("x.yaml"), "x.yaml"), "", kind, {"Effect": "Allow"} | statement)
+    return [finding.rule for rule in iam.RULES for finding in rule(one)]
+
+
+@pytest.mark.parametrize(
+    ("resource", "wide"),
+    [
+        (f"{ARN}endpoint/*", True),
+        (f"{ARN}user-profile/*/*", True),
+        (f"{ARN}*", True),
+        ("arn:aws:iam::123456789012:role/*", True),
+        ("arn:aws:s3:::*", True),
+        ("arn:aws:catalog:eu-west-1:123456789012:product/*", True),
+        ("arn:aws:logs:eu-west-1:123456789012:log-group:*", True),
+        ("anything*", True),
+        (f"{ARN}endpoint/mlops-p-1-*", False),
+        (f"{ARN}user-profile/d-1/*", False),
+        (f"{ARN}user-profile/*/${{sagemaker:UserProfileName}}", False),
+        ("arn:aws:iam::123456789012:role/mlops/projects/*", False),
+        ("arn:aws:s3:::bucket/*", False),
+        ("arn:aws:codepipeline:eu-west-1:123456789012:mlops-build/*", False),
+        (KEY, False),
+        ("*", False),  # a house rule's
+    ],
+)
+def test_all_of_a_kind(resource: str, wide: bool) -> None:
+    assert iam.all_of_a_kind(resource) is wide
+
+
+def test_all_of_a_kind_needs_a_condition() -> None:
+    grant = {"Action": "sagemaker:DescribeEndpoint", "Resource": f"{ARN}endpoint/*"}
+    tag = {"StringEquals": {"aws:ResourceTag/sagemaker:project-id": "p-1"}}
+    assert found("identity", **grant) == ["IAM_ALL_OF_A_KIND"]
+    assert found("identity", **grant, Condition=tag) == []
+    assert found("identity", **grant, Effect="Deny") == []
+    assert found("ceiling", **grant) == []
+
+
+@pytest.mark.parametrize(
+    ("action", "condition"),
+    [
+        ("iam:PassRole", SERVICE),
+        ("iam:CreateRole", {"StringEquals": {"iam:PermissionsBoundary": "arn"}}),
+        ("kms:CreateGrant", {"Bool": {"kms:GrantIsForAWSResource": "true"}}),
+        ("sts:GetServiceBearerToken", {"StringEquals": {"sts:AWSServiceName": "codeartifact.amazonaws.com"}}),
+        (
+            "sagemaker:Search",
+            {"StringEquals": {"sagemaker:SearchVisibilityCondition/Tags.project/Equals": "p"}},
+        ),
+        ("sagemaker:CreateSpace", {"ArnLike": {"sagemaker:OwnerUserProfileArn": "arn"}}),
+    ],
+)
+def test_some_actions_need_a_condition(action: str, condition: dict[str, Any]) -> None:
+    operator, block = next(iter(condition.items()))
+    wild = action[:-2] + "*"
+    assert found("identity", Action=action, Resource=KEY, Condition=condition) == []
+    assert "IAM_UNCONDITIONED" in found("identity", Action=action, Resource=KEY)
+    assert "IAM_UNCONDITIONED" in found("identity", Action=["s3:GetObject", wild], Resource=KEY)
+    other = {"StringEquals": {"aws:RequestedRegion": "eu-west-1"}}
+    assert "IAM_UNCONDITIONED" in found("identity", Action=action, Resource=KEY, Condition=other)
+    # what is absent from a request must not let it pass
+    absent = {f"{operator}IfExists": block}
+    assert "IAM_UNCONDITIONED" in found("identity", Action=action, Resource=KEY, Condition=absent)
+
+
+@pytest.mark.parametrize("key", ["NotAction", "NotResource", "NotPrincipal"])
+def test_nothing_is_negated(key: str) -> None:
+    assert "IAM_NEGATED" in found("AWS::S3::BucketPolicy", **{key: "x"})
+    assert "IAM_NEGATED" not in found("AWS::S3::BucketPolicy", **{key: "x"}, Effect="Deny")
+
+
+@pytest.mark.parametrize("principal", ["*", {"AWS": "*"}, {"AWS": ["arn:aws:iam::1:root", "*"]}])
+def test_nobody_is_anybody(principal: Any) -> None:
+    assert found("AWS::SNS::TopicPolicy", Principal=principal, Action="sns:Publish") == ["IAM_ANYBODY"]
+    assert found("AWS::SNS::TopicPolicy", Principal=principal, Action="sns:Publish", Condition=CALLER) == []
+    assert found("AWS::S3::BucketPolicy", Principal=principal, Action="s3:*", Effect="Deny") == []
+    by_ip = {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}
+    assert found("AWS::S3::BucketPolicy", Principal=principal, Condition=by_ip) == ["IAM_ANYBODY"]
+
+
+def test_a_role_trusts_who_is_named() -> None:
+    named = {"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::123456789012:role/people/*"}}
+    assert found("trust", Principal="*", Condition=CALLER) == ["IAM_ANYBODY"]
+    assert found("trust", Principal={"AWS": "*"}, Condition=named) == []
+    assert found("trust", Principal={"AWS": "arn:aws:iam::123456789012:root"}) == []
+
+
+def test_a_key_is_used_for_something() -> None:
+    account = {"StringEquals": {"kms:CallerAccount": "123456789012"}}
+    through = {"StringEquals": {"kms:CallerAccount": "123456789012", "kms:ViaService": "s3.amazonaws.com"}}
+    assert found("AWS::KMS::Key", Principal={"AWS": "*"}, Condition=account) == ["IAM_ANYBODY"]
+    assert found("AWS::KMS::Key", Principal={"AWS": "*"}, Condition=through) == []
+
+
+def rails(monkeypatch: pytest.MonkeyPatch, *statements: dict[str, Any]) -> list[str]:
+    wanted = {
+        "x.yaml": {
+            "Policy": [{"deny": ["s3:PutObject"], "by": ["aws:SourceVpce"]}, {"deny": ["iam:CreateUser"]}]
+        }
+    }
+    monkeypatch.setattr(iam, "guard_rails", lambda: wanted)
+    template = Template(Path("x.yaml"), "x.yaml")
+    template.__dict__["data"] = {"Resources": {}}
+    found = [iam.Statement(template, "Policy", "identity", {"Resource": "*"} | one) for one in statements]
+    return [finding.part for finding in iam.guard_rails_stand(template, found)]
+
+
+def test_guard_rails_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    by = {"StringNotEquals": {"aws:SourceVpce": "vpce-1"}}
+    put = {"Effect": "Deny", "Action": ["s3:Put*"], "Condition": by}
+    user = {"Effect": "Deny", "Action": "iam:CreateUser"}
+    assert rails(monkeypatch, put, user) == []
+    assert rails(monkeypatch, user) == ["s3:PutObject"]
+    assert rails(monkeypatch, put | {"Effect": "Allow"}, user) == ["s3:PutObject"]
+    # a Deny that came to depend on something else does not always hold
+    assert rails(monkeypatch, put, user | {"Condition": by}) == ["iam:CreateUser"]
+    assert rails(monkeypatch, put | {"Condition": {"Bool": {"aws:SecureTransport": "false"}}}, user) == [
+        "s3:PutObject"
+    ]
+
+
+def test_guard_rails_are_about_actions_that_exist() -> None:
+    for template, policies in iam.guard_rails().items():
+        for policy, wanted in policies.items():
+            for action in [action for rail in wanted for action in rail["deny"]]:
+                assert action in iam.expand(action), f"{template} {policy}: {action}"
+
+
+def test_statements_are_found_wherever_policies_are() -> None:
+    document = {"Statement": [{"Sid": "One", "Effect": "Allow"}, {"Sid": "Two", "Effect": "Deny"}]}
+    single = {"Statement": {"Sid": "Three", "Effect": "Allow"}}
+    literal = {
+        "Resources": {
+            "Role": {
+                "Type": "AWS::IAM::Role",
+                "Properties": {
+                    "AssumeRolePolicyDocument": single,
+                    "Policies": [{"PolicyDocument": document}],
+                },
+            },
+            "Boundary": {
+                "Type": "AWS::IAM::ManagedPolicy",
+                "Properties": {"Path": "/mlops/boundary/", "PolicyDocument": single},
+            },
+            "Key": {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": single}},
+            "Text": {"Type": "AWS::IAM::Policy", "Properties": {"PolicyDocument": "given by a parameter"}},
+        }
+    }
+    template = Template(Path("x.yaml"), "x.yaml")
+    kinds = [(one.resource, one.kind, one.sid) for one in iam.statements(template, literal)]
+    assert kinds == [
+        ("Role", "trust", "Three"),
+        ("Role", "identity", "One"),
+        ("Role", "identity", "Two"),
+        ("Boundary", "ceiling", "Three"),
+        ("Key", "AWS::KMS::Key", "Three"),
+    ]
