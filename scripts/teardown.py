@@ -228,7 +228,9 @@ def plan(session: boto3.Session, stack: str, only_project: str = "") -> dict[str
             outputs = servicecatalog.get_provisioned_product_outputs(ProvisionedProductId=identifier)[
                 "Outputs"
             ]
-            stacks += [o["OutputValue"] for o in outputs if o["OutputKey"] == "CloudformationStackARN"]
+            for output in outputs:
+                if output["OutputKey"] == "CloudformationStackARN":
+                    stacks += nested(cloudformation, output["OutputValue"])
         for stage in ("staging", "production", "monitoring"):
             name = f"mlops-{project['ProjectId']}-{stage}"
             if account.stack_status(cloudformation, name) != "DELETE_COMPLETE":
