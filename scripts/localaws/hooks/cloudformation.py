@@ -218,8 +218,6 @@ def ask_for_stacks(cloud: Cloud) -> None:
     ours = Stacks(cloud)
     for action, stored in _STACK_OPERATIONS.items():
         _ACTION_HANDLERS[action] = _under_a_role(ours, action, stored, _ACTION_HANDLERS[action])
-    _ACTION_HANDLERS["DescribeStacks"] = _with_roles(ours, _ACTION_HANDLERS["DescribeStacks"])
-    _ACTION_HANDLERS["DescribeStacks"] = _with_roles(ours, _ACTION_HANDLERS["DescribeStacks"])
     for name, handler in provisioners._RESOURCE_HANDLERS.items():
         if name != "AWS::CloudFormation::CustomResource":
             ours.guarded(name, handler)
@@ -258,35 +256,6 @@ _STACK_OPERATIONS = {
     "RollbackStack": True,
     "DeleteStack": False,
 }
-
-
-def _with_roles(ours: Any, describe: Callable) -> Callable:
-    """Tell each stack's role, which a deletion uses too unless it names another."""
-
-    def told(match: re.Match[bytes]) -> bytes:
-        role = ours.roles.get(match[1].decode(), "")
-        return match[0] + (f"<RoleARN>{role}</RoleARN>".encode() if role else b"")
-
-    def run(params: dict) -> Any:
-        status, headers, body = describe(params)
-        content = body.encode() if isinstance(body, str) else body
-        return status, headers, re.sub(rb"<StackId>([^<]+)</StackId>(?=<StackStatus>)", told, content)
-
-    return run
-
-
-def _with_roles(ours: Any, describe: Callable) -> Callable:
-    """DescribeStacks tells the role that a stack keeps; the emulator knows of none."""
-
-    def run(params: dict) -> Any:
-        status, headers, body = describe(params)
-        text = body.decode()
-        for stack, role in ours.roles.items():
-            told = f"<StackId>{stack}</StackId>"
-            text = text.replace(told, f"{told}<RoleARN>{role}</RoleARN>")
-        return status, headers, text.encode()
-
-    return run
 
 
 def _under_a_role(ours: Any, action: str, stored: bool, operation: Callable) -> Callable:
