@@ -53,6 +53,7 @@ RENAMED = {
 # Actions whose only resources are of no use to us, with the reason.
 WITHOUT_RESOURCES = {
     "cloudwatch:GetMetricData": "metrics are no resources; it knows only datasets, which nobody here has",
+    "cloudformation:GetTemplateSummary": "asked of a template before there is a stack of it",
     "cloudwatch:ListMetrics": "as GetMetricData",
 }
 # Services that name the account (or the resource) for which they act, with the page that says so.
