@@ -23,8 +23,9 @@ cloud, shell = _fixtures.cloud, _fixtures.shell
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The platform with two projects and three users, in a cloud of its own that denies."""
+    from world import build, furnish
+
     from rehearse.cloud import LocalCloud
-    from world import World, build, furnish
 
     folder = tmp_path_factory.mktemp("world")
     with LocalCloud(folder) as cloud:

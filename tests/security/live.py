@@ -16,7 +16,6 @@ from typing import Any
 import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
-
 from matrix import Cell, Subject, filled, question
 from world import PEOPLE, World
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import boto3
 from botocore.exceptions import ClientError
-
 from deciders import Question, Statements
 from matrix import Cell, question
+
 from rehearse.cloud import ACCOUNT, REGION
 
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import live
+import pytest
 import simulate
 from deciders import oracle
 from matrix import Cell, load

@@ -14,13 +14,13 @@ from typing import Any
 import boto3
 import botocore.loaders
 import botocore.session
+from matrix import Cell, Subject
 
 import account
 import create_project
 import create_user
 import deploy
 import publish
-from matrix import Cell, Subject
 from rehearse.cloud import ACCOUNT, REGION, ROOT, LocalCloud
 
 USERS = {"red": ("jane", "jim"), "blue": ("bob",)}
@@ -120,7 +120,7 @@ def _document(*statements: dict[str, Any]) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": statements})
 
 
-# ---- what is where -------------------------------------------------------------------------------------------------
+# ---- what is where -----------------------------------------------------------------------------------------
 
 
 def roles(root: boto3.Session) -> dict[tuple[str, str, str], str]:
@@ -158,8 +158,10 @@ def furnish(world: World) -> None:
     for name, other in (("red", "blue"), ("blue", "red")):
         theirs = world.places[other]
         world.places[name] |= {
-            "foreign_id": theirs["id"], "foreign_key": theirs["key"], "foreign_role": theirs["execution_role"],
-        }  # fmt: skip
+            "foreign_id": theirs["id"],
+            "foreign_key": theirs["key"],
+            "foreign_role": theirs["execution_role"],
+        }
     red, blue = world.places["red"], world.places["blue"]
     world.places["platform"] = common | _platform(root, infra, found, red)
     for scope, place, user in (("jane", red, "jane"), ("colleague", red, "jim"), ("bob", blue, "bob")):
@@ -171,13 +173,14 @@ def furnish(world: World) -> None:
 def _common(
     root: boto3.Session, infra: dict[str, str], found: dict[tuple[str, str, str], str]
 ) -> dict[str, Any]:
-    services = ("sagemaker", "codecommit", "codebuild", "codepipeline", "ssm", "ecr", "logs", "lambda", "events",
-                "catalog", "cloudformation", "ec2")  # fmt: skip
+    services = (
+        "sagemaker codecommit codebuild codepipeline ssm ecr logs lambda events catalog cloudformation ec2"
+    )
     s3 = root.client("s3")
     templates = s3.list_objects_v2(Bucket=infra["release-bucket-name"])["Contents"]
     stack = root.client("cloudformation").describe_stacks(StackName=publish.STACK_NAME)["Stacks"][0]
     return {
-        **{name: f"arn:aws:{name}:{REGION}:{ACCOUNT}" for name in services},
+        **{name: f"arn:aws:{name}:{REGION}:{ACCOUNT}" for name in f"{services} cloudformation ec2".split()},
         "iam": f"arn:aws:iam::{ACCOUNT}",
         "account": ACCOUNT,
         "region": REGION,
@@ -380,8 +383,5 @@ _MANIFEST = json.dumps(
         "layers": [],
     }
 )
-_STAGES = [
-    {"name": "Source", "actions": [
-        {"name": "Source", "actionTypeId": {"category": "Source", "owner": "AWS", "provider": "CodeCommit", "version": "1"}}
-    ]}
-]  # fmt: skip
+_SOURCE = {"category": "Source", "owner": "AWS", "provider": "CodeCommit", "version": "1"}
+_STAGES = [{"name": "Source", "actions": [{"name": "Source", "actionTypeId": _SOURCE}]}]
