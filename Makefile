@@ -61,8 +61,11 @@ statements: setup ## Which policy statements a rehearsal needs (ARGS=--write cho
 lint: setup ## ruff and cfn-lint, strict
 	@.venv/bin/ruff check && .venv/bin/cfn-lint
 
-check: setup ## Every scanner on templates, policies and code (JSON=1, ARGS='--only guard mlops-cfn/infra')
-	@$(SETUP) check && $(CHECK) $(if $(JSON),--json) $(ARGS)
+check: setup ## Every scanner on templates, policies and code (JSON=1, WRITE=1 for docs, ARGS='--only guard')
+	@$(SETUP) check && $(CHECK) $(if $(JSON),--json) $(if $(WRITE),--write) $(ARGS)
+
+mutate: setup ## Make templates less safe in many ways and count what the check notices (JSON=1, ARGS='--count 50')
+	@$(SETUP) check && $(CHECK).mutate $(if $(JSON),--json) $(ARGS)
 
 format: setup ## Let ruff mend what it can
 	@.venv/bin/ruff check --fix && .venv/bin/ruff format
@@ -79,4 +82,4 @@ lock: ## Resolve requirements/*.in and the wheel store's locks anew
 clean: ## Remove build output, environments and caches
 	rm -rf build .venv .venv-localaws .venv-check .cache .pytest_cache .ruff_cache tests/security/oracle/node_modules
 
-.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve statements lint check format privileges docs lock clean
+.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve statements lint check mutate format privileges docs lock clean

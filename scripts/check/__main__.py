@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from check import code, house, iam, scanners
+from check import code, compliance, house, iam, packs, scanners
 from check.findings import Finding, Waiver, judge
 from check.templates import CFN, Template, load
 
@@ -36,7 +36,7 @@ def _validate(templates: list[Template]) -> list[Finding]:
 
 
 def _guard(templates: list[Template]) -> list[Finding]:
-    return scanners.Guard(scanners.types_of(templates))(templates)
+    return scanners.Guard(packs.guard(scanners.types_of(templates)))(templates)
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--only", action="append", choices=every, metavar="SCANNER", help=f"of {', '.join(every)}"
     )
+    parser.add_argument("--write", action="store_true", help="make the tables of docs/compliance.md anew")
     parser.add_argument("paths", nargs="*", type=Path, help="folder or template; default: mlops-cfn")
     options = parser.parse_args(argv)
     templates = [template for path in options.paths or [CFN] for template in load(path.resolve())]
@@ -164,8 +165,14 @@ def main(argv: list[str] | None = None) -> int:
         task = progress.add_task("", total=jobs)
         results = scan(templates, names, lambda name: progress.update(task, advance=1, description=name))
     findings = [one for result in results.values() for one in result.found]
-    # whether a waiver waives something shows only when every scanner ran
-    still_open, waived = judge(templates, findings, complete=set(SCANNERS) <= set(names))
+    # whether a waiver waives something, and what holds, shows only when every scanner ran on every template
+    complete = set(SCANNERS) <= set(names)
+    still_open, waived = judge(templates, findings, complete=complete)
+    if complete and not options.paths:
+        scan_result = compliance.Scan(templates, still_open, waived)
+        if options.write:
+            compliance.write(scan_result)
+        still_open += compliance.stale(scan_result)
     failed = {name: result.failure for name, result in results.items() if result.failure}
     if options.json:
         print(json.dumps(_machine(results, still_open, waived, failed, len(templates), began), indent=1))

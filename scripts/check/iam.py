@@ -130,7 +130,8 @@ def statements(template: Template, literal: dict[str, Any]) -> Iterator[Statemen
         elif kind in DOCUMENTS:
             documents.append((kind, properties.get(DOCUMENTS[kind])))
         for of, document in documents:
-            for body in _as_list((document or {}).get("Statement", [])):
+            # a document that a parameter brings is text, and nobody can say what is in it
+            for body in _as_list(document.get("Statement", [])) if isinstance(document, dict) else []:
                 yield Statement(template, name, of, body)
 
 

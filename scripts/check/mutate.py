@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from check import house, iam, mutations, scanners
+from check import house, iam, mutations, packs, scanners
 from check.findings import Finding, judge
 from check.mutations import Mutation
 from check.templates import ROOT, Template, load
@@ -62,7 +62,7 @@ def every() -> dict[str, Template]:
 def engines() -> tuple[scanners.Validate, scanners.Guard]:
     """Rules compile once a process, for the types of all templates and those that a mutation may add."""
     types = scanners.types_of(every().values())
-    return scanners.Validate(types), scanners.Guard(types)
+    return scanners.Validate(types), scanners.Guard(packs.guard(types))
 
 
 def findings(template: Template) -> list[Finding]:

@@ -97,6 +97,11 @@ def own() -> tuple[Rule, ...]:
     return tuple(Rule(path.stem, path.read_text()) for path in sorted(OWN.glob("*.guard")))
 
 
+def guard(types: Iterable[str]) -> list[Rule]:
+    """All Guard rules for these resource types."""
+    return [*control_tower(types), *own()]
+
+
 @cache
 def _preflight() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     with _archive("cdk-preflight") as archive:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ class Validate:
                 overrides = {
                     name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
                     for name, value in values.items()
+                    if name in template.data.get("Parameters", {})
                 }
                 config = ValidateConfig(severity_level=Severity.INFO, parameter_overrides=overrides)
                 for one in self.engine.validate_template(content, config).diagnostics:
@@ -104,10 +105,11 @@ def _resource(template: Template, one: Any) -> str:
 class Guard:
     """Control Tower's proactive controls and the platform's own rules, on what each launch makes."""
 
-    def __init__(self, types: Iterable[str]) -> None:
-        rules = [*packs.control_tower(types), *packs.own()]
+    def __init__(self, rules: Sequence[packs.Rule]) -> None:
         # the engine calls the rules of a file after the file, with other signs for dots and hyphens
         self.names = {re.sub(r"\W", "_", rule.name): rule.name for rule in rules}
+        # own rules begin with what they are for; that is said where a clause cannot speak for itself
+        self.purposes = {rule.name: rule.source.split("\n", 1)[0].lstrip("# ") for rule in packs.own()}
         self.engine = engine_of(guard=rules)
 
     def __call__(self, templates: Iterable[Template]) -> list[Finding]:
@@ -122,13 +124,15 @@ class Guard:
         from cloudformation_validate import Severity, TemplateContent, ValidateConfig
 
         config = ValidateConfig(severity_level=Severity.DEBUG, disable_builtin_rules=True)
-        content = TemplateContent(json.dumps(literal), template.name)
+        content = TemplateContent(json.dumps(literal, default=str), template.name)
         found = set()
         for one in self.engine.validate_template(content, config).diagnostics:
             category = (one.category or "").removeprefix("guard:")
             if category not in self.names:
                 raise RuntimeError(f"{template.name}: {one.rule_id}: {one.message}")
             text = (one.rule_description or one.message).split("[FIX]")[0]
+            if re.fullmatch(r"Rule \w+ failed", text):
+                text = self.purposes.get(self.names[category], text)
             text = re.sub(r"^\s*\[[\w.-]+\]:\s*", "", text)
             resource = _resource(template, one) or _resource_of(one.property_path)
             found.add(finding(template, "guard", self.names[category], text, resource))
@@ -144,14 +148,8 @@ def _resource_of(path: str | None) -> str:
 
 def checkov(templates: Iterable[Template]) -> list[Finding]:
     """checkov's CloudFormation checks, without asking its vendor anything."""
-    os.environ["LOG_LEVEL"] = "ERROR"  # read at import
-    logging.getLogger().setLevel(logging.ERROR)
-    from checkov.cloudformation.runner import Runner
-    from checkov.runner_filter import RunnerFilter
-
     by_path = {str(template.path.resolve()): template for template in templates}
-    options = RunnerFilter(framework=["cloudformation"], download_external_modules=False)
-    report = Runner().run(root_folder=None, files=list(by_path), runner_filter=options)
+    report = _checkov(list(by_path))
     if report.parsing_errors:
         raise RuntimeError(f"checkov cannot read {', '.join(report.parsing_errors)}")
     found = set()
@@ -160,3 +158,20 @@ def checkov(templates: Iterable[Template]) -> list[Finding]:
         resource = one.resource.rpartition(".")[2]
         found.add(finding(template, "checkov", one.check_id, one.check_name, resource))
     return sorted(found)
+
+
+def checkov_counts(templates: Iterable[Template]) -> tuple[int, int]:
+    """How many of its checks passed, of how many."""
+    report = _checkov([str(template.path.resolve()) for template in templates])
+    passed, failed = len(report.passed_checks), len(report.failed_checks)
+    return passed, passed + failed
+
+
+def _checkov(files: list[str]) -> Any:
+    os.environ["LOG_LEVEL"] = "ERROR"  # read at import
+    logging.getLogger().setLevel(logging.ERROR)
+    from checkov.cloudformation.runner import Runner
+    from checkov.runner_filter import RunnerFilter
+
+    options = RunnerFilter(framework=["cloudformation"], download_external_modules=False)
+    return Runner().run(root_folder=None, files=files, runner_filter=options)

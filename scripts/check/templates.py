@@ -65,6 +65,10 @@ class Template:
     path: Path
     name: str
 
+    def __reduce__(self) -> tuple[type[Template], tuple[Path, str]]:
+        """To another process go the names only: the loader's nodes cannot travel."""
+        return Template, (self.path, self.name)
+
     @cached_property
     def text(self) -> str:
         return self.path.read_text(encoding="utf-8")
@@ -106,7 +110,7 @@ def parameter_sets(template: Template) -> dict[str, dict[str, Any]]:
 
 
 def _values(template: Template, given: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {name: value for name, value in given.items() if name in PSEUDO}
     for name, parameter in template.data.get("Parameters", {}).items():
         from_ssm = str(parameter["Type"]).startswith("AWS::SSM::")
         if name in given:
@@ -118,7 +122,8 @@ def _values(template: Template, given: Mapping[str, Any]) -> dict[str, Any]:
         else:
             # a test sees to it that parameters.yml knows all of ours; other people's templates are scanned
             # too
-            values[name] = [name.lower()] if "List<" in parameter["Type"] else name.lower()
+            several = "List" in str(parameter["Type"])
+            values[name] = [f"{name.lower()}-{i}" for i in range(6)] if several else name.lower()
     return values
 
 
@@ -219,9 +224,10 @@ class Resolver:
             "Contains": lambda: plain[1] in plain[0],
             "Join": lambda: str(plain[0]).join(map(str, plain[1])),
             "Split": lambda: str(plain[1]).split(str(plain[0])),
-            "Select": lambda: plain[1][int(plain[0])],
+            "Select": lambda: plain[1][min(int(plain[0]), len(plain[1]) - 1)],
             "FindInMap": lambda: self.data["Mappings"][plain[0]][plain[1]][plain[2]],
             "Base64": lambda: base64.b64encode(str(plain).encode()).decode(),
+            "ImportValue": lambda: str(plain).lower(),
             "GetAZs": lambda: [f"{REGION}{zone}" for zone in "abc"],
             "Cidr": lambda: self.cidr(*plain),
         }

@@ -16,9 +16,16 @@ SERVICE = {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
 CALLER = {"StringEquals": {"aws:PrincipalAccount": "123456789012"}}
 
 
+def template() -> Template:
+    """A template that lies in no file."""
+    made = Template(Path("x.yaml"), "x.yaml")
+    made.__dict__["data"] = {"Resources": {}}
+    return made
+
+
 def found(kind: str, **statement: Any) -> list[str]:
     """Rules that the statement breaks."""
-    one = iam.Statement(Template(Path("x.yaml"), "x.yaml"), "", kind, {"Effect": "Allow"} | statement)
+    one = iam.Statement(template(), "", kind, {"Effect": "Allow"} | statement)
     return [finding.rule for rule in iam.RULES for finding in rule(one)]
 
 
@@ -119,10 +126,8 @@ def rails(monkeypatch: pytest.MonkeyPatch, *statements: dict[str, Any]) -> list[
         }
     }
     monkeypatch.setattr(iam, "guard_rails", lambda: wanted)
-    template = Template(Path("x.yaml"), "x.yaml")
-    template.__dict__["data"] = {"Resources": {}}
-    found = [iam.Statement(template, "Policy", "identity", {"Resource": "*"} | one) for one in statements]
-    return [finding.part for finding in iam.guard_rails_stand(template, found)]
+    found = [iam.Statement(template(), "Policy", "identity", {"Resource": "*"} | one) for one in statements]
+    return [finding.part for finding in iam.guard_rails_stand(template(), found)]
 
 
 def test_guard_rails_stand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,8 +171,7 @@ def test_statements_are_found_wherever_policies_are() -> None:
             "Text": {"Type": "AWS::IAM::Policy", "Properties": {"PolicyDocument": "given by a parameter"}},
         }
     }
-    template = Template(Path("x.yaml"), "x.yaml")
-    kinds = [(one.resource, one.kind, one.sid) for one in iam.statements(template, literal)]
+    kinds = [(one.resource, one.kind, one.sid) for one in iam.statements(template(), literal)]
     assert kinds == [
         ("Role", "trust", "Three"),
         ("Role", "identity", "One"),

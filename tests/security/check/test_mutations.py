@@ -20,7 +20,7 @@ Resources:
       # who may assume it
       AssumeRolePolicyDocument:
         Version: '2012-10-17'
-        Statement: [{Sid: One, Effect: Allow, Principal: {Service: a.b}, Action: x:Y}, {Sid: Two, Effect: Deny, Action: 'x:*'}]
+        Statement: [{Sid: One, Effect: Allow, Principal: {AWS: a}, Action: x:Y}, {Sid: Two, Effect: Deny}]
       Policies:
         - PolicyName: p
           PolicyDocument:
