@@ -44,6 +44,11 @@ class Role:
     granted: set[tuple[str, str]] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
 
+    @property
+    def label(self) -> str:
+        """The role with its owner: the platform or the projects."""
+        return f"{self.path.strip('/').rpartition('/')[2]}/{self.name}"
+
     def unused(self) -> list[tuple[str, str]]:
         """(statement, pattern) of every grant that no used action needed."""
         return sorted(grant for grant in self.granted if not any(matches(grant[1], one) for one in self.used))
@@ -154,7 +159,7 @@ def page(roles: Iterable[Role], kept: Sequence[tuple[Role, str, str, Reason]]) -
     """The report."""
     rows = [
         (
-            f"`{role.name}`",
+            f"`{role.label}`",
             str(len(role.granted)),
             str(len(role.granted) - len(role.unused())),
             str(len(role.unused())),
@@ -164,7 +169,7 @@ def page(roles: Iterable[Role], kept: Sequence[tuple[Role, str, str, Reason]]) -
     text = HEAD + docs.markdown(("role", "granted", "used", "kept for a reason"), rows) + "\n"
     told: dict[Reason, dict[str, set[str]]] = {}
     for role, statement, action, reason in kept:
-        told.setdefault(reason, {}).setdefault(f"{role.name}.{statement}", set()).add(action)
+        told.setdefault(reason, {}).setdefault(f"{role.label}.{statement}", set()).add(action)
     lines = []
     for reason, where in told.items():
         actions = sorted(set().union(*where.values()))

@@ -90,7 +90,7 @@ def test_the_command_writes_the_page_and_fails_on_a_fault(
     arguments = ["--evidence", str(evidence), "--out", str(page)]
     assert privileges.main(arguments) == 1
     assert "BuildRole.Logs: logs:CreateLogStream is granted, never used" in capsys.readouterr().err
-    assert "| `BuildRole` | 3 | 1 | 2 |" in page.read_text()
+    assert "| `projects/BuildRole` | 3 | 1 | 2 |" in page.read_text()
     assert "people look at it" in page.read_text()
     evidence.write_text(
         json.dumps({"questions": [question("logs:PutLogEvents"), question("logs:CreateLogStream")]})
