@@ -218,6 +218,7 @@ def ask_for_stacks(cloud: Cloud) -> None:
     ours = Stacks(cloud)
     for action, stored in _STACK_OPERATIONS.items():
         _ACTION_HANDLERS[action] = _under_a_role(ours, action, stored, _ACTION_HANDLERS[action])
+    _ACTION_HANDLERS["DescribeStacks"] = _with_roles(ours, _ACTION_HANDLERS["DescribeStacks"])
     for name, handler in provisioners._RESOURCE_HANDLERS.items():
         if name != "AWS::CloudFormation::CustomResource":
             ours.guarded(name, handler)
@@ -256,6 +257,21 @@ _STACK_OPERATIONS = {
     "RollbackStack": True,
     "DeleteStack": False,
 }
+
+
+def _with_roles(ours: Any, describe: Callable) -> Callable:
+    """Tell each stack's role, which a deletion uses too unless it names another."""
+
+    def told(match: re.Match[bytes]) -> bytes:
+        role = ours.roles.get(match[1].decode(), "")
+        return match[0] + (f"<RoleARN>{role}</RoleARN>".encode() if role else b"")
+
+    def run(params: dict) -> Any:
+        status, headers, body = describe(params)
+        content = body.encode() if isinstance(body, str) else body
+        return status, headers, re.sub(rb"<StackId>([^<]+)</StackId>(?=<StackStatus>)", told, content)
+
+    return run
 
 
 def _under_a_role(ours: Any, action: str, stored: bool, operation: Callable) -> Callable:
