@@ -18,8 +18,8 @@ help: ## Show this list
 rehearse: setup ## Run use cases A to G without an AWS account (SCENARIO=name, LIST=1, JSON=1, KEEP=1)
 	@$(REHEARSE)
 
-test: setup ## What continuous integration runs: lint and all tests
-	@$(SETUP) oracle && $(MAKE) --no-print-directory lint && $(PY) -m pytest $(ARGS)
+test: setup ## What continuous integration runs: every scanner and all tests
+	@$(SETUP) oracle && $(MAKE) --no-print-directory check ARGS= && $(PY) -m pytest $(ARGS)
 
 cloud: setup ## Keep the local cloud up for the AWS CLI, boto3 and git (PORT=4566)
 	@exec env $(CLOUD) --port $(PORT) --parent-pid $$PPID
