@@ -663,11 +663,14 @@ PAST_REVIEW = {"CreateCommit", "DeleteBranch", "DeleteFile", "GitPush", "MergeBr
 
 
 def statements_of(template: dict[str, Any], resource: str) -> list[dict[str, Any]]:
+    """The statements of a policy; of a role those of its own and of the policies that name it."""
     properties = template["Resources"][resource]["Properties"]
-    documents = [p["PolicyDocument"] for p in properties.get("Policies", [])] or [
-        properties["PolicyDocument"]
-    ]
-    return [statement for document in documents for statement in document["Statement"]]
+    documents = [one["PolicyDocument"] for one in properties.get("Policies", [])]
+    documents += [properties["PolicyDocument"]] if "PolicyDocument" in properties else []
+    for other in template["Resources"].values():
+        if {"Ref": resource} in other["Properties"].get("Roles", []):
+            documents.append(other["Properties"]["PolicyDocument"])
+    return [one for document in documents for one in document["Statement"] if "Sid" in one]
 
 
 def unreviewed(statements: list[dict[str, Any]]) -> set[str]:
