@@ -8,6 +8,7 @@ caches, the VPC.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fnmatch
 import hashlib
@@ -675,9 +676,13 @@ class GitSource(Source):
     def fetch(self, build: Build, folder: Path) -> None:
         name = self.location.rstrip("/").rpartition("/v1/repos/")[2]
         url = f"{build.cloud.endpoint}/v1/repos/{name}"
+        token = base64.b64encode(f"{build.env['AWS_ACCESS_KEY_ID']}:of-the-build".encode()).decode()
         env = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(build.home / "home"),
+            "GIT_CONFIG_COUNT": "1",  # the build's role pulls
+            "GIT_CONFIG_KEY_0": "http.extraHeader",
+            "GIT_CONFIG_VALUE_0": f"Authorization: Basic {token}",
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_TERMINAL_PROMPT": "0",
         }

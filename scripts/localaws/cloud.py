@@ -56,7 +56,7 @@ class Cloud:
         self.faults: list[str] = []
         # of work that AWS does inside itself
         self.internal_key = f"AWSINTERNAL{uuid.uuid4().hex[:16].upper()}"
-        self.enforce = False  # whether policies decide; the account's root is never asked
+        self.enforce = True  # whether policies decide; the account's root is never asked
         self.evidence: Any = None  # what IAM was asked (permissions.gate.Evidence)
         self.networks: dict[str, Network] = {}  # access key → where its holder sits in a VPC
         self.routes: dict[str, set[str]] = {}  # VPC endpoint → what in a VPC went through it

@@ -22,6 +22,8 @@ BUCKET, STACK, FUNCTION, LAUNCH_ROLE = (
 )
 TRUST = """{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole",
   "Principal": {"Service": ["lambda.amazonaws.com", "servicecatalog.amazonaws.com"]}}]}"""
+EVERYTHING = """{"Version": "2012-10-17",
+  "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}"""
 PRODUCT = """
 Parameters: {{Owner: {{Type: String}}}}
 Resources: {{Topic: {{Type: AWS::SNS::Topic, Properties: {{DisplayName: !Ref Owner}}}}}}
@@ -38,9 +40,10 @@ class Platform:
         self.session = session
         self.stacks, self.catalog = session.client("cloudformation"), session.client("servicecatalog")
         session.client("s3").create_bucket(Bucket=BUCKET)
-        self.role = session.client("iam").create_role(RoleName=LAUNCH_ROLE, AssumeRolePolicyDocument=TRUST)[
-            "Role"
-        ]["Arn"]
+        iam = session.client("iam")
+        self.role = iam.create_role(RoleName=LAUNCH_ROLE, AssumeRolePolicyDocument=TRUST)["Role"]["Arn"]
+        # versions are tested here, not permissions
+        iam.put_role_policy(RoleName=LAUNCH_ROLE, PolicyName="all", PolicyDocument=EVERYTHING)
         source = {"index.py": (CFN / "lambda/catalog_product/index.py").read_bytes()}
         self.function = session.client("lambda").create_function(
             FunctionName=FUNCTION,
@@ -137,6 +140,7 @@ class Platform:
         assert self.status() == "", self.reasons()
         assert self.catalog.search_products_as_admin()["ProductViewDetails"] == []
         self.session.client("lambda").delete_function(FunctionName=FUNCTION)
+        self.session.client("iam").delete_role_policy(RoleName=LAUNCH_ROLE, PolicyName="all")
         self.session.client("iam").delete_role(RoleName=LAUNCH_ROLE)
         s3 = self.session.client("s3")
         for item in s3.list_objects_v2(Bucket=BUCKET).get("Contents", []):

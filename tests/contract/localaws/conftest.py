@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -81,14 +82,16 @@ class LocalCloud:
                 }
             ],
         }
-        allow = {
-            "Version": "2012-10-17",
-            "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}],
-        }
-        iam, name = self.client("iam"), self.name("role")
-        made = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
-        iam.put_role_policy(RoleName=name, PolicyName="all", PolicyDocument=json.dumps(allow))
-        return made
+        name = self.name("role")
+        made = self.client("iam").create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))
+        self.allow_all(name)
+        return made["Role"]["Arn"]
+
+    def allow_all(self, role: str) -> None:
+        """Let a role (by name) do everything: for tests of what a service does, not of permissions."""
+        everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [everything]})
+        self.client("iam").put_role_policy(RoleName=role, PolicyName="all", PolicyDocument=document)
 
     def bucket(self) -> str:
         """A new versioned bucket; its name."""
@@ -198,8 +201,11 @@ class LocalCloud:
             urllib.request.urlopen(link, timeout=30).close()
 
     def git(self, *arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run git as a person without any configuration."""
+        """Run git as a person without any configuration but the account's keys."""
         env = {"PATH": os.environ["PATH"], "HOME": str(cwd), "GIT_CONFIG_NOSYSTEM": "1"}
+        keys = base64.b64encode(b"test:test").decode()
+        env |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "http.extraHeader"}
+        env["GIT_CONFIG_VALUE_0"] = f"Authorization: Basic {keys}"
         env |= {f"GIT_{who}_{what}": v for who in ("AUTHOR", "COMMITTER") for what, v in _JANE.items()}
         return subprocess.run(
             ["git", *arguments], cwd=cwd, env=env | {"GIT_TERMINAL_PROMPT": "0"}, check=check,

@@ -31,8 +31,30 @@ def network(cloud) -> dict[str, Any]:
     """A VPC as a project's vpcConfig takes it: no way to the internet."""
     ec2 = cloud.client("ec2")
     vpc = ec2.create_vpc(CidrBlock="10.8.0.0/24")["Vpc"]["VpcId"]
+    ec2.modify_vpc_attribute(
+        VpcId=vpc, EnableDnsHostnames={"Value": True}
+    )  # for the endpoints' private names
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.8.0.0/26")["Subnet"]["SubnetId"]
     group = ec2.create_security_group(GroupName=cloud.name("group"), Description="x", VpcId=vpc)["GroupId"]
+    ec2.authorize_security_group_ingress(
+        GroupId=group,
+        IpPermissions=[
+            {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "UserIdGroupPairs": [{"GroupId": group}]}
+        ],
+    )
+    for service in ("logs", "sts", "codeartifact.api", "codeartifact.repositories"):
+        ec2.create_vpc_endpoint(
+            VpcId=vpc,
+            ServiceName=f"com.amazonaws.{cloud.region}.{service}",
+            VpcEndpointType="Interface",
+            SubnetIds=[subnet],
+            SecurityGroupIds=[group],
+            PrivateDnsEnabled=True,
+        )
+    tables = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["RouteTables"]
+    ec2.create_vpc_endpoint(
+        VpcId=vpc, ServiceName=f"com.amazonaws.{cloud.region}.s3", RouteTableIds=[tables[0]["RouteTableId"]]
+    )
     return {"vpcId": vpc, "subnets": [subnet], "securityGroupIds": [group]}
 
 

@@ -165,6 +165,7 @@ def test_the_caller_needs_the_portfolio(projects: Projects) -> None:
     statement = {"Effect": "Allow", "Principal": root, "Action": "sts:AssumeRole"}
     trust = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     role = cloud.client("iam").create_role(RoleName=cloud.name("ds"), AssumeRolePolicyDocument=trust)
+    cloud.allow_all(role["Role"]["RoleName"])
     keys = cloud.client("sts").assume_role(RoleArn=role["Role"]["Arn"], RoleSessionName="jane")["Credentials"]
     client = cloud.client(
         "sagemaker",
