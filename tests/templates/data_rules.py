@@ -155,10 +155,11 @@ def keys_name_who_may_use_them(template: Template) -> Iterator[str]:
                 yield f"{where}: {', '.join(uses)} for whoever IAM allows it, without a limit in the key"
             if "kms:CreateGrant" in uses and not keys & {"kms:GrantIsForAWSResource", "kms:ViaService"}:
                 yield f"{where}: grants that are for no service"
-            services = as_list(statement["Principal"].get("Service", []))
+            principal = statement["Principal"] if isinstance(statement["Principal"], dict) else {"AWS": "*"}
+            services = as_list(principal.get("Service", []))
             if services and not any(key.startswith("kms:EncryptionContext:") for key in keys):
                 yield f"{where}: {plain(services[0])} on things of any account; limit the encryption context"
-            if statement["Principal"].get("AWS") == "*" and "kms:CallerAccount" not in keys:
+            if principal.get("AWS") == "*" and "kms:CallerAccount" not in keys:
                 yield f"{where}: callers of every account"
 
 
