@@ -68,6 +68,11 @@ class Gateway:
             refused, replay = await self._checked(scope, receive, headers, raw_path, query, signed)
             if refused:
                 return await _send(send, refused)
+        elif handler is None and not _open(path, query):
+            error = AwsError("MissingAuthenticationToken", "Request is missing Authentication Token", 403)
+            service = _TARGETS.get(headers.get("x-amz-target", "").partition(".")[0], "s3")
+            service = "sts" if "x-www-form-urlencoded" in headers.get("content-type", "") else service
+            return await _send(send, gate.denied_answer(service, error, headers, ""))
         if not signed and path.startswith("/v2/"):
             context = hooks.scope_request(self.cloud, access_key)
             pushed = (self.cloud, scope["method"], raw_path, headers)
@@ -120,6 +125,12 @@ class Gateway:
             return True
         request = {"authorization": f"AWS4-HMAC-SHA256 Credential=x/20000101/x/{signed}/aws4_request"}
         return router.detect_service("POST", "/", request, {}) in self.handlers
+
+
+def _open(path: str, query: str) -> bool:
+    """Whether AWS answers without a signature here: links in mails, registries, the cloud's pages."""
+    links = ("Action=ConfirmSubscription", "Action=Unsubscribe")
+    return path.startswith(("/_", "/v2/")) or path == "/v2" or any(link in query for link in links)
 
 
 def _refusal(

@@ -32,6 +32,9 @@ class NoCloud:
     def last_words(self) -> str:
         return ""
 
+    def control(self, name: str) -> list[dict[str, str]]:
+        return [{"message": "User: jane may not"}] if name == "denials" else []
+
     def is_healthy(self) -> bool:
         return False
 
@@ -92,7 +95,7 @@ def test_a_failure_names_use_case_step_reason_and_where_to_look(rehearse: Any) -
     failure = events[-1]["failure"]
     assert "use case A (deploy), step “launch 1-infra”" in failure["where"]
     assert failure["message"] == "stack x ended as ROLLBACK_COMPLETE"
-    assert failure["reasons"] == ["Vpc: limit exceeded"]
+    assert failure["reasons"] == ["Vpc: limit exceeded", "denied: User: jane may not"]
     assert failure["look_at"] == "aws cloudformation …"
     assert events[-1]["use_cases"]["A"]["passed"] is False
     assert Path(events[-1]["report"]).read_text().count("Vpc: limit exceeded") == 1
@@ -105,7 +108,7 @@ def test_a_failed_command_is_named_with_the_end_of_its_output(rehearse: Any, tmp
 
     failure = rehearse(scenario)[-1]["failure"]
     assert failure["message"].endswith("ended with exit code 3")
-    assert failure["reasons"] == ["remote: no such branch"]
+    assert failure["reasons"] == ["remote: no such branch", "denied: User: jane may not"]
 
 
 def test_a_fault_of_the_rehearsal_is_a_finding_too(rehearse: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -287,6 +289,23 @@ def test_strangers_and_keys_that_are_over_get_nowhere(cloud):
     stranger = {"aws_access_key_id": "AKIASTRANGER", "aws_secret_access_key": "x"}
     assert refused(cloud.client("sagemaker", **stranger).list_models)[0] == "UnrecognizedClientException"
     assert refused(cloud.client("s3", **stranger).list_buckets)[0] == "InvalidAccessKeyId"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"X-Amz-Target": "SageMaker.ListModels"}, b"{}"),
+        ({"X-Amz-Target": "AmazonSSM.GetParameters"}, b"{}"),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, b"Action=ListRoles&Version=2010-05-08"),
+        ({}, None),
+    ],
+)
+def test_who_does_not_sign_is_nobody(cloud, headers, body):
+    request = urllib.request.Request(f"{cloud.endpoint}/", data=body, headers=headers)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=30)
+    assert caught.value.code in (400, 403)
+    assert b"Token" in caught.value.read() or caught.value.code == 403
 
 
 def test_git_pushes_to_branches_that_its_user_may_write(cloud, person, tmp_path):
