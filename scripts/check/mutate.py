@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
@@ -65,44 +65,58 @@ def engines() -> tuple[scanners.Validate, scanners.Guard]:
     return scanners.Validate(types), scanners.Guard(packs.guard(types))
 
 
-def findings(template: Template) -> list[Finding]:
-    """Every scanner of templates, in this process."""
-    validate, guard = engines()
-    found: list[Finding] = []
-    for scan in (iam.check, guard, validate, house.check, scanners.cfn_lint, scanners.checkov):
-        found += scan([template])
-    return found
+SCANS: dict[str, Callable[[list[Template]], list[Finding]]] = {  # the quickest first
+    "iam": iam.check,
+    "guard": lambda templates: engines()[1](templates),
+    "validate": lambda templates: engines()[0](templates),
+    "house": house.check,
+    "checkov": scanners.checkov,
+    "cfn-lint": scanners.cfn_lint,
+}
+Open = set[tuple[str, str, str]]
 
 
-def open_findings(template: Template) -> set[tuple[str, str, str, str]]:
-    """What is open, without its line: an edit moves lines."""
-    still_open, _ = judge([template], findings(template))
-    return {(one.scanner, one.rule, one.resource, one.message) for one in still_open}
+def still_open(template: Template, found: list[Finding], complete: bool = False) -> Open:
+    """What no waiver covers, without its line: an edit moves lines."""
+    return {(one.rule, one.resource, one.message) for one in judge([template], found, complete)[0]}
 
 
 @cache
-def before(name: str) -> set[tuple[str, str, str, str]]:
-    """What is open in a template as it is; nothing, after `make check`."""
-    return open_findings(every()[name])
+def before(name: str, scanner: str) -> Open:
+    """What a scanner has open in a template as it is; nothing, after `make check`."""
+    template = every()[name]
+    return still_open(template, SCANS[scanner]([template]))
 
 
-def examine(mutation: Mutation) -> Outcome:
-    """Make the mutation in a copy and look at it."""
+def examine(mutation: Mutation, first: bool = False) -> Outcome:
+    """Make the mutation in a copy and look at it with every scanner, or until the first notices."""
     text = mutations.apply(every()[mutation.template], mutation)
+    caught: dict[str, list[str]] = {}
+    everything: list[Finding] = []
     with tempfile.TemporaryDirectory() as folder:
         # the same path below the folder: some rules depend on where a template lies
         path = Path(folder) / "mlops-cfn" / mutation.template
         path.parent.mkdir(parents=True)
         path.write_text(text)
-        try:
-            new = open_findings(Template(path, mutation.template)) - before(mutation.template)
-        except (KeyError, TypeError, ValueError) as error:
-            # a template that a scanner or the resolver cannot even read fails the check
-            new = {("unreadable", type(error).__name__, "", str(error))}
-    caught: dict[str, set[str]] = defaultdict(set)
-    for scanner, rule, _, _ in new:
-        caught[scanner].add(rule)
-    return Outcome(mutation, {scanner: sorted(rules) for scanner, rules in sorted(caught.items())})
+        template = Template(path, mutation.template)
+        for name, scan in SCANS.items():
+            known = before(mutation.template, name)
+            try:
+                found = scan([template])
+                everything += found
+                new = still_open(template, found) - known
+            except Exception as error:  # a scanner that fails on a template fails the check
+                new = {(type(error).__name__, "", str(error))}
+            if new:
+                caught[name] = sorted({rule for rule, _, _ in new})
+            if first and caught:
+                return Outcome(mutation, caught)
+        idle = {
+            rule for rule, _, _ in still_open(template, everything, complete=True) if rule == "WAIVER_UNUSED"
+        }
+        if idle:
+            caught["waivers"] = sorted(idle)
+    return Outcome(mutation, caught)
 
 
 def judgement(mutation: Mutation) -> str:
@@ -113,11 +127,11 @@ def judgement(mutation: Mutation) -> str:
     return ""
 
 
-def run(chosen: list[Mutation], told: Any = None) -> list[Outcome]:
+def run(chosen: list[Mutation], first: bool = False, told: Any = None) -> list[Outcome]:
     """All of them, in parallel."""
     outcomes = []
     with ProcessPoolExecutor(PROCESSES) as pool:
-        for job in as_completed([pool.submit(examine, mutation) for mutation in chosen]):
+        for job in as_completed([pool.submit(examine, mutation, first) for mutation in chosen]):
             outcomes.append(job.result())
             if told:
                 told(outcomes[-1])
@@ -172,6 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--first", action="store_true", help="stop at the first scanner that notices")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, for machines")
     options = parser.parse_args(argv)
     began = time.monotonic()
@@ -193,7 +208,7 @@ def main(argv: list[str] | None = None) -> int:
             survived += not outcome.caught
             progress.update(task, advance=1, survived=survived)
 
-        outcomes = run(chosen, told)
+        outcomes = run(chosen, options.first, told)
     unjudged = [one.mutation.name for one in outcomes if not one.caught and not judgement(one.mutation)]
     passed = rate(outcomes) >= WANTED and not unjudged
     if options.json:
