@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from rehearse import leaks
+from statements import __main__ as statements
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,3 +95,24 @@ def test_the_report_is_one_file_that_loads_nothing(result: dict[str, Any]) -> No
         assert f"<h2>{title}</h2>" in page
     for item in yaml.safe_load((ROOT / "docs/limits.yml").read_text()):
         assert item["area"] in page
+
+
+def test_each_statement_of_the_list_is_missed_when_it_is_gone(result: dict[str, Any]) -> None:
+    """Sixty statements, decided again one at a time: the named step would be denied the named action."""
+    rows = yaml.safe_load(statements.LIST.read_text())
+    assert len(rows) == statements.LENGTH
+    needed = statements.needed(Path(result["report"]).with_name("evidence.json"))
+    wrong = [
+        row
+        for row in rows
+        if row["action"] not in needed.get(row["statement"], {}).get("actions", [])
+        or row["step"][0] != needed[row["statement"]]["step"][0]  # pipelines run beside the steps of a case
+    ]
+    assert wrong == []
+
+
+def test_a_rehearsal_without_a_statement_fails_and_names_what_was_denied(tmp_path: Path) -> None:
+    """One of the list that an early step needs; `make statements ARGS='--live 0'` tries all."""
+    rows = yaml.safe_load(statements.LIST.read_text())
+    early = next(row for row in rows if row["step"].startswith("B: "))
+    assert statements.live(early, tmp_path) == ""
