@@ -1,10 +1,56 @@
-"""Two projects and two users in one cloud work side by side."""
+"""Two projects and two users in one cloud work side by side, and are denied each other's things."""
+
+from typing import Any
+
+from botocore.exceptions import ClientError
 
 from rehearse import story
 from rehearse.engine import Rehearsal
 
 # what two projects of one owner may have in common
 COMMON = {("framework", "sklearn"), ("inference-mode", "realtime"), ("owner-email", story.OWNER_EMAIL)}
+
+DENIED = ("AccessDenied", "AccessDeniedException")
+
+
+def reaches(made: story.Project, version: str) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """How somebody would reach into a project that has this model version: what, and the call."""
+    found = made.settings
+    branch = {"repositoryName": found["repository-name"], "branchName": "main"}
+    approval = {"ModelPackageArn": version, "ApprovalDescription": "seen"}
+    return {
+        "bucket": ("s3", "list_objects_v2", {"Bucket": found["bucket-name"]}),
+        "objects": ("s3", "put_object", {"Bucket": found["bucket-name"], "Key": "data/x", "Body": b"x"}),
+        "repository": ("codecommit", "get_branch", branch),
+        "endpoint": ("sagemaker-runtime", "invoke_endpoint", {"EndpointName": made.endpoint, "Body": b"1"}),
+        "parameters": ("ssm", "get_parameters", {"Names": [f"/mlops/projects/{made.id}/key-arn"]}),
+        "registry": ("sagemaker", "update_model_package", approval),
+        "pipeline": ("sagemaker", "describe_pipeline", {"PipelineName": f"mlops-{made.id}"}),
+    }
+
+
+def stay_out(
+    r: Rehearsal, mine: story.Project, other: story.Project, person: str, versions: dict[str, str]
+) -> int:
+    """A data scientist reaches everything of the own project, and nothing of the other; returns how much."""
+    session = story.person(r, mine, person)
+    key = {"KeyId": other.settings["key-arn"], "Plaintext": b"x"}
+    theirs = {**reaches(other, versions[other.id]), "key": ("kms", "encrypt", key)}
+    for project, calls, allowed in ((mine, reaches(mine, versions[mine.id]), True), (other, theirs, False)):
+        for what, (service, operation, parameters) in calls.items():
+            try:
+                getattr(session.client(service), operation)(**parameters)
+                denied = ""
+            except ClientError as error:
+                code = error.response["Error"]["Code"]
+                denied = str(error) if code in DENIED else ""
+            verb = "is denied" if denied else "reaches"
+            r.check(
+                bool(denied) is not allowed,
+                f"{person} of {mine.name} {verb} the {what} of {project.name}",
+                [denied] if denied else [f"{service} {operation} was not denied"],
+            )
+    return len(theirs)
 
 
 def run(r: Rehearsal) -> None:
@@ -49,3 +95,11 @@ def run(r: Rehearsal) -> None:
                 shared = set(mine.settings.items()) & set(other.settings.items()) - COMMON
                 r.check(not shared, f"both projects have {sorted(shared)}")
             step.say(" and ".join(project.id for project in projects))
+        with r.step("nobody reaches into the other project") as step:
+            r.cloud.control("settings", {"enforce": True})
+            registered = {p.id: v["arn"] for p, v in zip(projects, versions, strict=True)}
+            tried = [
+                stay_out(r, mine, other, person, registered)
+                for mine, other, person in zip(projects, projects[::-1], people, strict=True)
+            ]
+            step.say(f"{sum(tried)} ways were denied, and open to the project's own people")
