@@ -194,11 +194,11 @@ TABLES = {
             "last commit",
             "templates",
             "resources",
-            "cfn-lint errors and warnings",
+            "cfn-lint strict: errors / warnings",
             "checkov",
             "Control Tower",
             "own rules",
-            "grants without a limit",
+            "grants without a limit (ours: each with its reason)",
         ),
     ),
 }
