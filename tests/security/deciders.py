@@ -81,12 +81,16 @@ class _Policies:
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
+        self._seen: dict[int, tuple[Statements, str]] = {}  # the list is kept, so its id stays its own
 
     def __call__(self, statements: Statements | None) -> str | None:
         if statements is None:
             return None
-        text = json.dumps({"Version": "2012-10-17", "Statement": statements}, sort_keys=True)
-        return self.names.setdefault(text, f"policy-{len(self.names)}")
+        if id(statements) not in self._seen:
+            text = json.dumps({"Version": "2012-10-17", "Statement": statements}, sort_keys=True)
+            name = self.names.setdefault(text, f"policy-{len(self.names)}")
+            self._seen[id(statements)] = (statements, name)
+        return self._seen[id(statements)][1]
 
     def documents(self) -> dict[str, Any]:
         return {name: json.loads(text) for text, name in self.names.items()}
