@@ -1,8 +1,7 @@
 """Custom::ProjectCleanup: removes what a project made outside its stack (flow B, 2-smproject.yaml).
 
-Properties: ProjectId; ModelPackageGroupName and BucketName are optional, and what they name is emptied too.
-On Delete the deployed stacks go first (they use the project's roles, key and topic), then pipelines,
-versions, objects.
+Property: ProjectId. On Delete the deployed stacks go first (they use the project's roles, key and topic),
+then the pipelines. Model versions and data stay: the templates retain their group and bucket.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def on_event(
     seconds_left: Callable[[], float] = lambda: 870.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[str, dict[str, str]]:
-    """Do nothing until Delete; then empty what the properties name."""
+    """Do nothing until Delete; then remove stacks and pipelines of the project."""
     properties = event["ResourceProperties"]
     check_owner(properties)
     identity = f"cleanup-{properties['ProjectId']}"
@@ -62,23 +61,14 @@ def on_event(
         delete_stack(f"{project}-{stage}", client("cloudformation"), seconds_left, sleep)
     for suffix in PIPELINES:
         delete_pipeline(project + suffix, client("sagemaker"), seconds_left, sleep)
-    if group := properties.get("ModelPackageGroupName"):
-        delete_versions(group, client("sagemaker"))
-    if bucket := properties.get("BucketName"):
-        empty_bucket(bucket, client("s3"))
     return identity, {}
 
 
 def check_owner(properties: dict[str, str]) -> None:
-    """Refuse names of another project, at Create already, so that a deletion never meets them."""
+    """Refuse what is no project's id, at Create already, so that a deletion never meets it."""
     project = properties["ProjectId"]
     if not re.fullmatch(r"p-[a-z0-9]+", project):
         raise NotOfTheProject(f"ProjectId {project[:60]!a}: p- and small letters or digits are allowed")
-    group, bucket = properties.get("ModelPackageGroupName", ""), properties.get("BucketName", "")
-    if group and group != f"mlops-{project}":
-        raise NotOfTheProject(f"ModelPackageGroupName {group[:63]!a}: only mlops-{project} is allowed")
-    if bucket and not bucket.startswith(f"mlops-{project}-"):
-        raise NotOfTheProject(f"BucketName {bucket[:63]!a}: only a bucket mlops-{project}-… is allowed")
 
 
 def delete_stack(
@@ -126,34 +116,6 @@ def delete_pipeline(
         logger.info("deleted pipeline %s", name)
     except ClientError as error:
         _pass_if_gone(error, name)
-
-
-def delete_versions(group: str, sagemaker: Any) -> None:
-    """Delete every model version of a group, which could not be deleted otherwise."""
-    try:
-        for page in sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group):
-            for package in page["ModelPackageSummaryList"]:
-                sagemaker.delete_model_package(ModelPackageName=package["ModelPackageArn"])
-        logger.info("deleted the versions of %s", group)
-    except ClientError as error:
-        _pass_if_gone(error, group)
-
-
-def empty_bucket(bucket: str, s3: Any) -> None:
-    """Delete every version and delete marker of a bucket."""
-    try:
-        for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
-            found = page.get("Versions", []) + page.get("DeleteMarkers", [])
-            if found:
-                objects = [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in found]
-                answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
-                if errors := answer.get("Errors"):
-                    raise StillThere(
-                        f"{bucket}/{errors[0]['Key']}: {errors[0]['Message']} ({len(errors)} objects)"
-                    )
-        logger.info("emptied bucket %s", bucket)
-    except ClientError as error:
-        _pass_if_gone(error, bucket)
 
 
 def _rest(what: str, seconds_left: Callable[[], float], sleep: Callable[[float], None]) -> None:

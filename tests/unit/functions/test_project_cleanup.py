@@ -6,9 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-import boto3
 import pytest
-from moto import mock_aws
 
 PROJECT = {"ProjectId": "p-abc"}
 GONE = "Stack with id {} does not exist"
@@ -107,69 +105,8 @@ def test_running_pipeline_is_stopped_once_and_then_deleted(load: Callable, stub:
     assert len(slept) == 2
 
 
-def test_named_versions_are_deleted_from_every_page(load: Callable, stub: Callable) -> None:
-    sagemaker = stub("sagemaker")
-
-    def page(version: int) -> dict[str, Any]:
-        arn = f"arn:aws:sagemaker:us-east-1:123456789012:model-package/mlops-p-abc/{version}"
-        facts = {
-            "ModelPackageArn": arn,
-            "CreationTime": datetime(2026, 1, 1),
-            "ModelPackageStatus": "Completed",
-        }
-        return {"ModelPackageSummaryList": [facts]}
-
-    group = {"ModelPackageGroupName": "mlops-p-abc"}
-    sagemaker.expect("list_model_packages", page(2) | {"NextToken": "more"}, **group)
-    sagemaker.expect(
-        "delete_model_package",
-        None,
-        ModelPackageName=page(2)["ModelPackageSummaryList"][0]["ModelPackageArn"],
-    )
-    sagemaker.expect("list_model_packages", page(1), **group, NextToken="more")
-    sagemaker.expect(
-        "delete_model_package",
-        None,
-        ModelPackageName=page(1)["ModelPackageSummaryList"][0]["ModelPackageArn"],
-    )
-    load("project_cleanup").delete_versions("mlops-p-abc", sagemaker.client)
-
-
-@mock_aws
-def test_bucket_is_emptied_of_versions_and_markers(load: Callable) -> None:
-    s3 = boto3.client("s3", region_name="us-east-1")
-    s3.create_bucket(Bucket="data")
-    s3.put_bucket_versioning(Bucket="data", VersioningConfiguration={"Status": "Enabled"})
-    for body in (b"1", b"2"):
-        s3.put_object(Bucket="data", Key="a", Body=body)
-    s3.delete_object(Bucket="data", Key="a")
-    load("project_cleanup").empty_bucket("data", s3)
-    left = s3.list_object_versions(Bucket="data")
-    assert "Versions" not in left
-    assert "DeleteMarkers" not in left
-
-
-@mock_aws
-def test_bucket_that_is_gone_is_success(load: Callable) -> None:
-    load("project_cleanup").empty_bucket("nowhere", boto3.client("s3", region_name="us-east-1"))
-
-
-def test_object_that_stays_is_named(load: Callable, stub: Callable) -> None:
-    module, s3 = load("project_cleanup"), stub("s3")
-    s3.expect("list_object_versions", {"Versions": [{"Key": "a", "VersionId": "1"}]}, Bucket="data")
-    objects = {"Objects": [{"Key": "a", "VersionId": "1"}], "Quiet": True}
-    s3.expect(
-        "delete_objects",
-        {"Errors": [{"Key": "a", "Message": "Access Denied"}]},
-        Bucket="data",
-        Delete=objects,
-    )
-    with pytest.raises(module.StillThere, match="data/a: Access Denied"):
-        module.empty_bucket("data", s3.client)
-
-
-def test_nothing_more_is_touched_than_is_named(load: Callable, stub: Callable, event: Callable) -> None:
-    """Without BucketName and ModelPackageGroupName the stub would refuse a further call."""
+def test_nothing_more_is_touched(load: Callable, stub: Callable, event: Callable) -> None:
+    """Model versions and data stay: the stub would refuse a further call."""
     cloudformation, sagemaker = stub("cloudformation"), stub("sagemaker")
     no_stacks(cloudformation, "monitoring", "production", "staging")
     no_pipelines(sagemaker)
