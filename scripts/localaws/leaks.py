@@ -245,7 +245,12 @@ def _images(cloud: Cloud) -> Iterator[tuple[str, bytes]]:
         for image in _pages(ecr, "list_images", "imageIds", repositoryName=name):
             uri = f"{repository['repositoryUri']}@{image['imageDigest']}"
             reference = images.parse(uri)
-            _, manifest, config = images.read(cloud, reference)
+            try:
+                _, manifest, config = images.read(cloud, reference)
+            except images.ImageError:  # put there without a push: what ECR itself has of it is all there is
+                found = ecr.batch_get_image(repositoryName=name, imageIds=[image])["images"]
+                yield f"image: {uri} manifest", _text(found)
+                continue
             yield f"image: {uri} configuration", _text([manifest, config])
             for layer in manifest["layers"]:
                 yield (
