@@ -64,6 +64,8 @@ CALLER_KEYS = {
     "aws:sourcevpce",
     "kms:calleraccount",
 }
+RESOURCE_KEYS = {"aws:resourceaccount", "aws:resourceorgid", "aws:resourceorgpaths"}
+SOURCE_KEYS = {"aws:sourceaccount", "aws:sourcearn", "aws:sourceorgid"}
 # and what a key is used for, so that whoever may use a service does not get all of the key
 USE_KEYS = {"kms:viaservice", "kms:grantisforawsresource", "kms:encryptioncontext", "aws:principalarn"}
 
@@ -207,6 +209,8 @@ def nobody_is_anybody(statement: Statement) -> Iterator[Finding]:
         yield statement.found("IAM_ANYBODY", "a role trusts anybody; name who, or use aws:PrincipalArn")
     elif not statement.limited_by(CALLER_KEYS):
         yield statement.found("IAM_ANYBODY", "anybody is allowed; no condition says whose request it is")
+    elif not statement.limited_by(CALLER_KEYS - SOURCE_KEYS):
+        yield statement.found("IAM_ANYBODY", "any service is allowed that acts for this account; name it")
     elif statement.kind == "AWS::KMS::Key" and not statement.limited_by(USE_KEYS):
         yield statement.found("IAM_ANYBODY", "anybody of the account may use the key, for whatever purpose")
 
@@ -215,6 +219,44 @@ def nobody_is_anybody(statement: Statement) -> Iterator[Finding]:
 def guard_rails() -> dict[str, dict[str, list[dict[str, list[str]]]]]:
     """guard_rails.yml."""
     return yaml.safe_load(GUARD_RAILS.read_text())
+
+
+def endpoints_lead_home(statement: Statement) -> Iterator[Finding]:
+    """Through an endpoint nobody brings strange credentials in, and nobody carries data to strange
+    resources.
+    """
+    if (
+        statement.kind != "AWS::EC2::VPCEndpoint"
+        or not statement.allows
+        or "*" not in statement.listed("Resource")
+    ):
+        return
+    if not (statement.limited_by(CALLER_KEYS) and statement.limited_by(RESOURCE_KEYS)):
+        text = "an endpoint for every resource names the caller's account and the resource's"
+        yield statement.found("IAM_ENDPOINT", text)
+
+
+def ceilings_are_low(statement: Statement) -> Iterator[Finding]:
+    """A boundary that lets a role change any role is none."""
+    if statement.kind != "ceiling" or not statement.allows:
+        return
+    changes = {
+        action
+        for pattern in statement.listed("Action")
+        for action in expand(pattern)
+        if action.startswith("iam:") and _access(action) not in ("Read", "List")
+    }
+    patterns = {pattern.lower() for pattern in statement.listed("Action")}
+    if patterns & {"*", "iam:*", "organizations:*", "account:*"}:
+        yield statement.found("IAM_CEILING", "the ceiling is as high as the account")
+    elif changes and any(one == "*" or all_of_a_kind(one) for one in statement.listed("Resource")):
+        text = f"the ceiling lets {', '.join(sorted(changes)[:3])} and more reach every role or policy"
+        yield statement.found("IAM_CEILING", text)
+
+
+def _access(action: str) -> str:
+    service, _, name = action.partition(":")
+    return str(DATA.actions.get_action_details(service, name)["accessLevel"])
 
 
 def attached(literal: dict[str, Any], role: str) -> set[str]:
@@ -250,7 +292,14 @@ def guard_rails_stand(template: Template, literal: dict[str, Any]) -> Iterator[F
                     yield finding(template, "iam", "IAM_GUARD_RAIL", text, role, action)
 
 
-RULES = (resources_are_of_one, nothing_is_negated, grants_are_conditioned, nobody_is_anybody)
+RULES = (
+    resources_are_of_one,
+    nothing_is_negated,
+    grants_are_conditioned,
+    nobody_is_anybody,
+    endpoints_lead_home,
+    ceilings_are_low,
+)
 
 
 def check(templates: Iterable[Template]) -> list[Finding]:

@@ -105,6 +105,40 @@ def test_nobody_is_anybody(principal: Any) -> None:
     assert found("AWS::S3::BucketPolicy", Principal=principal, Condition=by_ip) == ["IAM_ANYBODY"]
 
 
+def test_any_service_is_not_a_service() -> None:
+    source = {"StringEquals": {"aws:SourceAccount": "123456789012"}}
+    assert found("AWS::SNS::TopicPolicy", Principal="*", Condition=source) == ["IAM_ANYBODY"]
+    assert (
+        found("AWS::SNS::TopicPolicy", Principal={"Service": "budgets.amazonaws.com"}, Condition=source) == []
+    )
+
+
+def test_endpoints_lead_home() -> None:
+    both = {"StringEquals": {"aws:PrincipalAccount": "1", "aws:ResourceAccount": "1"}}
+    kind = "AWS::EC2::VPCEndpoint"
+    assert found(kind, Principal="*", Action="logs:*", Resource="*", Condition=both) == []
+    assert found(kind, Principal="*", Action="logs:*", Resource="*", Condition=CALLER) == ["IAM_ENDPOINT"]
+    assert found(kind, Principal="*", Action="logs:*", Resource="*") == ["IAM_ANYBODY", "IAM_ENDPOINT"]
+    assert found(kind, Principal="*", Action="s3:*", Resource="arn:aws:s3:::b/*", Condition=CALLER) == []
+
+
+@pytest.mark.parametrize(
+    ("action", "resource", "high"),
+    [
+        ("s3:*", "*", False),
+        ("iam:Get*", "*", False),
+        ("iam:*Role", "arn:aws:iam::123456789012:role/mlops/*", False),
+        ("*", "*", True),
+        ("iam:*", "arn:aws:iam::123456789012:role/mlops/*", True),
+        ("iam:*Role", "*", True),
+        ("iam:*Role", "arn:aws:iam::123456789012:role/*", True),
+    ],
+)
+def test_a_ceiling_is_low(action: str, resource: str, high: bool) -> None:
+    assert found("ceiling", Action=action, Resource=resource) == (["IAM_CEILING"] if high else [])
+    assert found("ceiling", Action=action, Resource=resource, Effect="Deny") == []
+
+
 def test_a_role_trusts_who_is_named() -> None:
     named = {"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::123456789012:role/people/*"}}
     assert found("trust", Principal="*", Condition=CALLER) == ["IAM_ANYBODY"]
