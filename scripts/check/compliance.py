@@ -75,7 +75,7 @@ class Scan:
         if not reasons:
             return "yes", f"{', '.join(rules)}"
         kept = {resource for names in reasons.values() for resource in names}
-        told = "; ".join(f"{', '.join(sorted(names))}: {reason}" for reason, names in sorted(reasons.items()))
+        told = " ".join(f"{', '.join(sorted(names))}: {reason}" for reason, names in sorted(reasons.items()))
         return ("no" if kept >= {name for _, name in ours} else "but"), told
 
 

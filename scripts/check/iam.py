@@ -179,6 +179,16 @@ def resources_are_of_one(statement: Statement) -> Iterator[Finding]:
             yield statement.found("IAM_ALL_OF_A_KIND", f"without a condition, on all of {', '.join(wide)}")
 
 
+def decryption_is_of_one_key(statement: Statement) -> Iterator[Finding]:
+    """Who may decrypt with every key reads everything; conditions do not count here, as in Security Hub."""
+    if not statement.grants:
+        return
+    named = {action for pattern in statement.listed("Action") for action in expand(pattern)}
+    keys = [one for one in statement.listed("Resource") if one == "*" or all_of_a_kind(one)]
+    if keys and named & {"kms:Decrypt", "kms:ReEncryptFrom"}:
+        yield statement.found("IAM_DECRYPT_ALL", f"decryption with {', '.join(keys)}")
+
+
 def nothing_is_negated(statement: Statement) -> Iterator[Finding]:
     """Allow with a negation grants everything else, whatever that is."""
     for key in ("NotAction", "NotResource", "NotPrincipal"):
@@ -294,6 +304,7 @@ def guard_rails_stand(template: Template, literal: dict[str, Any]) -> Iterator[F
 
 RULES = (
     resources_are_of_one,
+    decryption_is_of_one_key,
     nothing_is_negated,
     grants_are_conditioned,
     nobody_is_anybody,

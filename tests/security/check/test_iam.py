@@ -90,6 +90,14 @@ def test_some_actions_need_a_condition(action: str, condition: dict[str, Any]) -
     assert "IAM_UNCONDITIONED" in found("identity", Action=action, Resource=KEY, Condition=absent)
 
 
+def test_decryption_is_of_one_key() -> None:
+    every, tag = "arn:aws:kms:eu-west-1:123456789012:key/*", {"StringEquals": {"aws:ResourceTag/p": "1"}}
+    assert found("identity", Action="kms:Decrypt", Resource=KEY) == []
+    assert found("identity", Action="kms:DescribeKey", Resource=every, Condition=tag) == []
+    assert found("identity", Action="kms:Decrypt", Resource=every, Condition=tag) == ["IAM_DECRYPT_ALL"]
+    assert found("identity", Action=["kms:ReEncrypt*"], Resource="*") == ["IAM_DECRYPT_ALL"]
+
+
 @pytest.mark.parametrize("key", ["NotAction", "NotResource", "NotPrincipal"])
 def test_nothing_is_negated(key: str) -> None:
     assert "IAM_NEGATED" in found("AWS::S3::BucketPolicy", **{key: "x"})
