@@ -746,15 +746,15 @@ def test_a_push_to_main_is_refused_and_a_pull_request_is_not(
     )
     helper = f"!f() {{ echo username={keys['AccessKeyId']}%{keys['SessionToken']}; echo password=x; }}; f"
     url = f"{cloud.endpoint}/v1/repos/{name}"
-    cloud.git("-c", f"credential.helper={helper}", "clone", "-q", url, "clone", cwd=tmp_path)
+    cloud.git("-c", f"credential.helper={helper}", "clone", "-q", url, "clone", cwd=tmp_path, signs=False)
     clone = tmp_path / "clone"
-    cloud.git("config", "credential.helper", helper, cwd=clone)
+    cloud.git("config", "credential.helper", helper, cwd=clone, signs=False)
     (clone / "a").write_text("2\n")
-    cloud.git("commit", "-qam", "second", cwd=clone)
-    refused = cloud.git("push", "origin", "HEAD:main", cwd=clone, check=False)
+    cloud.git("commit", "-qam", "second", cwd=clone, signs=False)
+    refused = cloud.git("push", "origin", "HEAD:main", cwd=clone, check=False, signs=False)
     assert refused.returncode and "403" in refused.stderr
-    cloud.git("push", "-q", "origin", "HEAD:work", cwd=clone)
-    both = cloud.git("push", "origin", "HEAD:other", "HEAD:main", cwd=clone, check=False)
+    cloud.git("push", "-q", "origin", "HEAD:work", cwd=clone, signs=False)
+    both = cloud.git("push", "origin", "HEAD:other", "HEAD:main", cwd=clone, check=False, signs=False)
     assert both.returncode
     client = session(cloud, keys).client("codecommit", endpoint_url=cloud.endpoint)
     tip = client.get_branch(repositoryName=name, branchName="main")["branch"]["commitId"]

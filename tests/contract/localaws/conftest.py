@@ -200,12 +200,15 @@ class LocalCloud:
         for link in re.findall(r"http\S+ConfirmSubscription\S+", "\n".join(m["body"] for m in mails)):
             urllib.request.urlopen(link, timeout=30).close()
 
-    def git(self, *arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run git as a person without any configuration but the account's keys."""
+    def git(
+        self, *arguments: str, cwd: Path, check: bool = True, signs: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run git as a person without any configuration but, if it ``signs``, the account's keys."""
         env = {"PATH": os.environ["PATH"], "HOME": str(cwd), "GIT_CONFIG_NOSYSTEM": "1"}
         keys = base64.b64encode(b"test:test").decode()
-        env |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "http.extraHeader"}
-        env["GIT_CONFIG_VALUE_0"] = f"Authorization: Basic {keys}"
+        if signs:
+            env |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "http.extraHeader"}
+            env["GIT_CONFIG_VALUE_0"] = f"Authorization: Basic {keys}"
         env |= {f"GIT_{who}_{what}": v for who in ("AUTHOR", "COMMITTER") for what, v in _JANE.items()}
         return subprocess.run(
             ["git", *arguments], cwd=cwd, env=env | {"GIT_TERMINAL_PROMPT": "0"}, check=check,
