@@ -65,7 +65,7 @@ check: setup ## Every scanner on templates, policies and code (JSON=1, WRITE=1 f
 	@$(SETUP) check && $(CHECK) $(if $(JSON),--json) $(if $(WRITE),--write) $(ARGS)
 
 mutate: setup ## Make templates less safe in many ways and count what the check notices (JSON=1, ARGS='--count 50')
-	@$(SETUP) check && $(CHECK).mutate $(if $(JSON),--json) $(ARGS)
+	@$(SETUP) check && $(CHECK).mutate $(if $(JSON),--json) $(if $(WRITE),--write) $(ARGS)
 
 format: setup ## Let ruff mend what it can
 	@.venv/bin/ruff check --fix && .venv/bin/ruff format

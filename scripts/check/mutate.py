@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import re
 import sys
 import tempfile
 import time
@@ -29,7 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from check import house, iam, mutations, packs, scanners
+from check import compliance, house, iam, mutations, packs, scanners
 from check.findings import Finding, judge
 from check.mutations import Mutation
 from check.templates import ROOT, Template, load
@@ -145,12 +146,9 @@ def pool() -> list[Mutation]:
 
 def report(outcomes: list[Outcome], console: Console) -> None:
     """For people: by scanner, by kind, and what survived."""
-    by_scanner, alone = Counter(), Counter()
+    by_scanner, alone = counts(outcomes)
     kinds: dict[str, list[bool]] = defaultdict(list)
     for outcome in outcomes:
-        by_scanner.update(outcome.caught_by.keys())
-        if len(outcome.caught_by) == 1:
-            alone.update(outcome.caught_by.keys())
         kinds[outcome.mutation.kind].append(outcome.caught)
     table = Table(box=None, pad_edge=False)
     for title in ("scanner", "caught", "caught by no other"):
@@ -173,6 +171,45 @@ def report(outcomes: list[Outcome], console: Console) -> None:
             console.print(f"    {said}", highlight=False, markup=False)
 
 
+def document(outcomes: list[Outcome], seed: int, possible: int) -> str:
+    """The result for docs/compliance.md."""
+    by_scanner, alone = counts(outcomes)
+    caught, kinds = sum(one.caught for one in outcomes), len({one.mutation.kind for one in outcomes})
+    lines = [
+        f"{caught} of {len(outcomes)} faults caught ({rate(outcomes):.1%}), of {kinds} kinds; "
+        f"seed {seed}, drawn from {possible} possible ones.",
+        "",
+        "| scanner | caught | caught by no other |",
+        "| --- | --- | --- |",
+        *(f"| {name} | {count} | {alone[name]} |" for name, count in by_scanner.most_common()),
+        "",
+        "| not caught | judgement |",
+        "| --- | --- |",
+        *(f"| `{one.mutation.name}` | {judgement(one.mutation)} |" for one in outcomes if not one.caught),
+    ]
+    return "\n".join(lines)
+
+
+def counts(outcomes: Iterable[Outcome]) -> tuple[Counter[str], Counter[str]]:
+    """How many each scanner caught, and how many it alone."""
+    by_scanner: Counter[str] = Counter()
+    alone: Counter[str] = Counter()
+    for outcome in outcomes:
+        by_scanner.update(outcome.caught_by.keys())
+        if len(outcome.caught_by) == 1:
+            alone.update(outcome.caught_by.keys())
+    return by_scanner, alone
+
+
+def write(outcomes: list[Outcome], seed: int, possible: int) -> None:
+    """Put the result into the docs."""
+    text = compliance.DOCUMENT.read_text()
+    made = f"<!-- made by mutate -->\n\n{document(outcomes, seed, possible)}\n\n<!-- end -->"
+    compliance.DOCUMENT.write_text(
+        re.sub(r"<!-- made by mutate -->.*?<!-- end -->", lambda _: made, text, flags=re.DOTALL)
+    )
+
+
 def rate(outcomes: Iterable[Outcome]) -> float:
     """The share that was caught."""
     hits = [outcome.caught for outcome in outcomes]
@@ -187,6 +224,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--first", action="store_true", help="stop at the first scanner that notices")
+    parser.add_argument("--write", action="store_true", help="put the result into docs/compliance.md")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, for machines")
     options = parser.parse_args(argv)
     began = time.monotonic()
@@ -211,6 +249,8 @@ def main(argv: list[str] | None = None) -> int:
         outcomes = run(chosen, options.first, told)
     unjudged = [one.mutation.name for one in outcomes if not one.caught and not judgement(one.mutation)]
     passed = rate(outcomes) >= WANTED and not unjudged
+    if options.write:
+        write(outcomes, options.seed, len(everything))
     if options.json:
         made = [
             {"mutation": one.mutation.name, "kind": one.mutation.kind, "caught_by": one.caught_by}
