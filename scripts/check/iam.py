@@ -37,20 +37,21 @@ DOCUMENTS = {
     "AWS::SecretsManager::ResourcePolicy": "ResourcePolicy",
     "AWS::Logs::ResourcePolicy": "PolicyDocument",
 }
-# What is never allowed without saying for what: action -> condition keys, one of which must limit it.
-CONDITIONED = {
-    "iam:PassRole": {"iam:PassedToService"},
-    "iam:CreateRole": {"iam:PermissionsBoundary"},
-    "iam:PutRolePolicy": {"iam:PermissionsBoundary"},
-    "iam:AttachRolePolicy": {"iam:PermissionsBoundary"},
-    "iam:PutRolePermissionsBoundary": {"iam:PermissionsBoundary"},
-    "iam:CreateServiceLinkedRole": {"iam:AWSServiceName"},
-    "kms:CreateGrant": {"kms:GrantIsForAWSResource", "kms:ViaService"},
-    "sts:GetServiceBearerToken": {"sts:AWSServiceName"},
-    "sagemaker:Search": {"sagemaker:SearchVisibilityCondition"},
-    "sagemaker:CreateSpace": {"sagemaker:OwnerUserProfileArn"},
-    "sagemaker:CreateApp": {"sagemaker:OwnerUserProfileArn"},
-}
+# What is never allowed without saying for what: action, condition keys of which one must limit it.
+CONDITIONED = (
+    ("iam:PassRole", {"iam:PassedToService"}),
+    ("iam:CreateRole", {"iam:PermissionsBoundary"}),
+    ("iam:PutRolePolicy", {"iam:PermissionsBoundary"}),
+    ("iam:AttachRolePolicy", {"iam:PermissionsBoundary"}),
+    ("iam:PutRolePermissionsBoundary", {"iam:PermissionsBoundary"}),
+    ("iam:CreateServiceLinkedRole", {"iam:AWSServiceName"}),
+    ("kms:CreateGrant", {"kms:GrantIsForAWSResource", "kms:ViaService"}),
+    ("sts:GetServiceBearerToken", {"sts:AWSServiceName"}),
+    ("sagemaker:Search", {"sagemaker:SearchVisibilityCondition"}),
+    ("sagemaker:CreateSpace", {"sagemaker:OwnerUserProfileArn"}),
+    ("sagemaker:CreateSpace", {"sagemaker:SpaceSharingType"}),
+    ("sagemaker:CreateApp", {"sagemaker:OwnerUserProfileArn"}),
+)
 # conditions that say whose request it is, so that "anybody" is not anybody
 CALLER_KEYS = {
     "aws:principalaccount",
@@ -201,7 +202,7 @@ def grants_are_conditioned(statement: Statement) -> Iterator[Finding]:
     if not statement.grants:
         return
     allowed = {action for pattern in statement.listed("Action") for action in expand(pattern)}
-    for action, keys in CONDITIONED.items():
+    for action, keys in CONDITIONED:
         if action in allowed and not statement.limited_by(keys):
             text = f"{action} without a condition on {' or '.join(sorted(keys))}"
             yield statement.found("IAM_UNCONDITIONED", text)
@@ -229,6 +230,16 @@ def nobody_is_anybody(statement: Statement) -> Iterator[Finding]:
 def guard_rails() -> dict[str, dict[str, list[dict[str, list[str]]]]]:
     """guard_rails.yml."""
     return yaml.safe_load(GUARD_RAILS.read_text())
+
+
+def keys_allow_named_actions(statement: Statement) -> Iterator[Finding]:
+    """Whoever may do everything with a key may delete it, or give it away."""
+    if statement.kind == "AWS::KMS::Key" and statement.allows:
+        for pattern in statement.listed("Action"):
+            if {"kms:PutKeyPolicy", "kms:ScheduleKeyDeletion", "kms:Decrypt"} <= (
+                expand("kms:*") if pattern == "*" else expand(pattern)
+            ):
+                yield statement.found("IAM_KEY_ACTIONS", f"a key's policy allows {pattern}; name the actions")
 
 
 def endpoints_lead_home(statement: Statement) -> Iterator[Finding]:
@@ -308,6 +319,7 @@ RULES = (
     nothing_is_negated,
     grants_are_conditioned,
     nobody_is_anybody,
+    keys_allow_named_actions,
     endpoints_lead_home,
     ceilings_are_low,
 )

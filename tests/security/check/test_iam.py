@@ -74,7 +74,7 @@ def test_all_of_a_kind_needs_a_condition() -> None:
             "sagemaker:Search",
             {"StringEquals": {"sagemaker:SearchVisibilityCondition/Tags.project/Equals": "p"}},
         ),
-        ("sagemaker:CreateSpace", {"ArnLike": {"sagemaker:OwnerUserProfileArn": "arn"}}),
+        ("sagemaker:CreateApp", {"ArnLike": {"sagemaker:OwnerUserProfileArn": "arn"}}),
     ],
 )
 def test_some_actions_need_a_condition(action: str, condition: dict[str, Any]) -> None:
@@ -119,6 +119,23 @@ def test_any_service_is_not_a_service() -> None:
     assert (
         found("AWS::SNS::TopicPolicy", Principal={"Service": "budgets.amazonaws.com"}, Condition=source) == []
     )
+
+
+def test_a_space_has_an_owner_and_is_private() -> None:
+    owner = {"ArnLike": {"sagemaker:OwnerUserProfileArn": "arn"}}
+    private = {"StringEquals": {"sagemaker:SpaceSharingType": "Private"}}
+    space = {"Action": "sagemaker:CreateSpace", "Resource": f"{ARN}space/d-1/*"}
+    assert found("identity", **space, Condition=owner | private) == []
+    assert found("identity", **space, Condition=owner) == ["IAM_UNCONDITIONED"]
+    assert found("identity", **space, Condition=private) == ["IAM_UNCONDITIONED"]
+
+
+@pytest.mark.parametrize("action", ["kms:*", "*"])
+def test_a_key_allows_named_actions(action: str) -> None:
+    root = {"AWS": "arn:aws:iam::123456789012:root"}
+    assert found("AWS::KMS::Key", Principal=root, Action=action) == ["IAM_KEY_ACTIONS"]
+    assert found("AWS::KMS::Key", Principal=root, Action=action, Effect="Deny") == []
+    assert found("AWS::KMS::Key", Principal=root, Action=["kms:Describe*", "kms:GenerateDataKey*"]) == []
 
 
 def test_endpoints_lead_home() -> None:
