@@ -210,7 +210,7 @@ class Cloud:
             if events:
                 logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
 
-    def record_call(self, service: str, operation: str, params: dict[str, Any], by: str) -> None:
+    def record_call(self, service: str, operation: str, by: str) -> None:
         """Remember an API call from outside for /_localaws/calls; ``by`` is a role's ARN or ``root``."""
         self.calls.append(
             {"at": clock.now().isoformat(), "service": service, "operation": operation, "by": by}

@@ -133,18 +133,10 @@ def _open(path: str, query: str) -> bool:
     return path.startswith(("/_", "/v2/")) or path == "/v2" or any(link in query for link in links)
 
 
-def _refusal(
-    cloud: Cloud,
-    access_key: str,
-    service: str,
-    method: str,
-    path: str,
-    headers: dict[str, str],
-    query: str,
-    body: bytes,
-) -> Response | None:
+def _refusal(cloud: Cloud, access_key: str, service: str, *request: Any) -> Response | None:
+    _, path, headers, *_ = request
     try:
-        gate.check(cloud, access_key, service, method, path, headers, query, body)
+        gate.check(cloud, access_key, service, *request)
     except AwsError as error:
         return gate.denied_answer(service, error, headers, hooks.caller_arn(cloud))
     except Exception as error:

@@ -24,7 +24,6 @@ class Caller:
     arn: str
     account: str
     unrestricted: bool = False
-    internal: bool = False
     role_arn: str = ""
     identity: tuple[Any, ...] = ()
     boundary: Any = None
@@ -40,9 +39,7 @@ def caller_of(cloud: Cloud, access_key: str) -> Caller:
     key of a session that is over.
     """
     root = f"arn:{cloud.partition}:iam::{cloud.account}:root"
-    if access_key == cloud.internal_key:
-        return Caller(root, cloud.account, unrestricted=True, internal=True)
-    if access_key in ("", *cloud.ROOT_KEYS):
+    if access_key in ("", cloud.internal_key, *cloud.ROOT_KEYS):
         return Caller(root, cloud.account, unrestricted=True)
     session = policies.session_of(access_key)
     if session is None:

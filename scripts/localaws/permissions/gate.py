@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import threading
 import time
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from localaws.errors import AwsError
 from localaws.hooks import policies
-from localaws.permissions import handed_roles, mapping, requests
+from localaws.permissions import handed_roles, implied, mapping, requests
 from localaws.permissions.access import Access
 from localaws.permissions.callers import Caller, caller_of
 from localaws.permissions.engine import AccessDenied, Policies, Principal, decide
@@ -113,12 +112,13 @@ def check(
     """Let a request pass, or raise AwsError: an unknown key, no way out of a VPC, AccessDenied."""
     caller = caller_of(cloud, access_key)
     request = requests.read(service, method, path, headers, query, body)
-    if request is None:
-        return
-    if not caller.internal:
-        cloud.record_call(service, request.operation, request.params, caller.role_arn or "root")
+    if request is not None:
+        cloud.record_call(service, request.operation, caller.role_arn or "root")
     if caller.unrestricted:
         return
+    if request is None:  # what nobody can name nobody is allowed
+        what = headers.get("x-amz-target") or f"{method} {path}"
+        raise AwsError("UnknownOperationException", f"{service} has no operation {what}", 403)
     endpoint = way_in(cloud, caller, service)
     for access in questions(cloud, request):
         authorize(cloud, caller, access, None if _asked_behind(access) else endpoint)
@@ -131,12 +131,8 @@ def _asked_behind(access: Access) -> bool:
 
 def questions(cloud: Cloud, request: requests.Request) -> list[Access]:
     """Everything that a call asks of IAM: its own action, the roles it hands over, the keys it uses."""
-    found = [*mapping.accesses(cloud, request), *handed_roles.accesses(request)]
-    if importlib.util.find_spec("localaws.permissions.implied"):
-        from localaws.permissions import implied
-
-        found += implied.kms_accesses(cloud, request.service, request.operation, request.params)
-    return found
+    keys = implied.kms_accesses(cloud, request.service, request.operation, request.params)
+    return [*mapping.accesses(cloud, request), *handed_roles.accesses(request), *keys]
 
 
 def way_in(cloud: Cloud, caller: Caller, service: str) -> Any:
@@ -196,9 +192,7 @@ def _resource_policy(cloud: Cloud, access: Access) -> tuple[Any, str | None] | N
     """The policy of the resource and its owner: a role's trust, our services', or the emulator's."""
     if access.resource == "*":
         return None
-    if access.service == "sts" or access.action == "iam:PassRole":
-        if access.service != "sts":
-            return None
+    if access.service == "sts":
         role = policies.role(cloud.account, access.resource.rpartition("/")[2])
         return (role["AssumeRolePolicyDocument"], cloud.account) if role else None
     ours = cloud.services.get(access.service)

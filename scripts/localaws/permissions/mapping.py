@@ -84,14 +84,14 @@ def accesses(cloud: Cloud, request: Request) -> list[Access]:
     if special is not None:
         found = special(cloud, request)
         if found is not None:
-            return [with_tags(cloud, a) for a in found]
+            return found
     prefix = PREFIXES.get(request.service, request.service)
     action = (
         _names()
         .get("actions", {})
         .get(f"{request.service}:{request.operation}", f"{prefix}:{request.operation}")
     )
-    return [with_tags(cloud, a) for a in generic(cloud, action, request.params)]
+    return generic(cloud, action, request.params)
 
 
 def generic(

@@ -16,7 +16,6 @@ _BY_SIGNATURE = {
     "states": "stepfunctions",
     "tagging": "resourcegroupstaggingapi",
     "elasticfilesystem": "efs",
-    "execute-api": "",
     "elasticloadbalancing": "elbv2",
 }
 _SCOPE = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/")
@@ -60,7 +59,8 @@ def service_of(signed: str, path: str) -> str:
 def read(
     service: str, method: str, path: str, headers: dict[str, str], query: str, body: bytes
 ) -> Request | None:
-    """The call in a request, None when the service has no such operation (its own answer says so)."""
+    """The call in a request, None when it is none of the service that it was signed for."""
+    from botocore.exceptions import UnknownServiceError
     from moto.core.parse import PROTOCOL_PARSERS
     from moto.core.request import Request as Incoming
     from moto.core.request import determine_request_protocol
@@ -73,6 +73,10 @@ def read(
     )
     try:
         model = get_service_model(service)
+        # the gateway goes by the target: a call signed for one service must not be read as another's
+        target = headers.get("x-amz-target", "").partition(".")[0]
+        if target and target != model.metadata.get("targetPrefix"):
+            return None
         operation, labels = get_service_router(service).match(incoming)
         protocol = determine_request_protocol(model, incoming.content_type)
         params = PROTOCOL_PARSERS[protocol](operation, map_type=dict).parse(
@@ -85,6 +89,6 @@ def read(
                 "url_params": labels,
             }
         )
-    except (HTTPException, NotImplementedError):
+    except (HTTPException, NotImplementedError, UnknownServiceError):
         return None
     return Request(service, operation.name, dict(params or {}), method, path, headers, query, body)

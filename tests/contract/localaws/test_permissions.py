@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
 
 ALL = {"Effect": "Allow", "Action": "*", "Resource": "*"}
@@ -289,6 +291,31 @@ def test_strangers_and_keys_that_are_over_get_nowhere(cloud):
     stranger = {"aws_access_key_id": "AKIASTRANGER", "aws_secret_access_key": "x"}
     assert refused(cloud.client("sagemaker", **stranger).list_models)[0] == "UnrecognizedClientException"
     assert refused(cloud.client("s3", **stranger).list_buckets)[0] == "InvalidAccessKeyId"
+
+
+@pytest.mark.parametrize("target", ["SageMaker.ListModels", "CodePipeline_20150709.ListPipelines"])
+@pytest.mark.parametrize("service", ["sqs", "codepipeline", "sagemaker", "execute-api", "nothing"])
+def test_a_call_signed_for_another_service_is_refused(cloud, person, service, target):
+    """CodePipeline and SageMaker both have ListPipelines: one's permission must not open the other."""
+    keys = person(allow("sqs:*"))("sts")._request_signer._credentials
+    url, head = f"{cloud.endpoint}/", {"X-Amz-Target": target, "Content-Type": "application/x-amz-json-1.1"}
+    request = AWSRequest("POST", url, data=b"{}", headers=head)
+    SigV4Auth(keys, service, cloud.region).add_auth(request)
+    sent = urllib.request.Request(url, data=b"{}", headers=dict(request.headers))
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(sent, timeout=30)
+    assert caught.value.code in (400, 403)
+
+
+def test_an_operation_of_two_services_is_asked_of_the_one_that_answers(cloud, person):
+    keys = person(allow("codepipeline:*"))("sts")._request_signer._credentials
+    head = {"X-Amz-Target": "SageMaker.ListPipelines", "Content-Type": "application/x-amz-json-1.1"}
+    request = AWSRequest("POST", f"{cloud.endpoint}/", data=b"{}", headers=head)
+    SigV4Auth(keys, "codepipeline", cloud.region).add_auth(request)
+    sent = urllib.request.Request(request.url, data=b"{}", headers=dict(request.headers))
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(sent, timeout=30)
+    assert b"codepipeline has no operation SageMaker.ListPipelines" in caught.value.read()
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,6 @@
 NAMES = {
     "actions": {
         "lambda:Invoke": "lambda:InvokeFunction",
-        "lambda:ListVersionsByFunction": "lambda:ListVersionsByFunction",
-        "cloudformation:ListStackResources": "cloudformation:ListStackResources",
-        "sagemaker-metrics:BatchPutMetrics": "sagemaker:BatchPutMetrics",
-        "sagemaker-runtime:InvokeEndpointWithResponseStream": "sagemaker:InvokeEndpointWithResponseStream",
     },
     "codeartifact": {
         "DomainName": "domain|domainName",
@@ -19,7 +15,6 @@ NAMES = {
         "report-group/ReportGroupName": "reportGroupName|name",
     },
     "codepipeline": {"pipeline/PipelineName": "pipelineName|name"},
-    "cloudwatch": {"AlarmName": "AlarmName"},
     "events": {
         "rule-on-default-event-bus/RuleName": "Rule|Name",
         "rule-on-custom-event-bus/RuleName": "-",
@@ -38,8 +33,6 @@ NAMES = {
         "portfolio/PortfolioId": "PortfolioId|Id",
     },
     "sns": {"TopicName": "Name"},
-    "sqs": {"QueueName": "QueueName"},
     "ssm": {"ParameterNameWithoutLeadingSlash": "-"},
     "states": {"StateMachineName": "name"},
-    "sagemaker": {"project/ProjectName": "ProjectName"},
 }

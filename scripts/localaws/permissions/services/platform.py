@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from localaws.errors import AwsError
 from localaws.hooks import keys, policies
 from localaws.permissions.access import Access
 from localaws.permissions.requests import Request
@@ -347,6 +348,8 @@ def s3(cloud: Cloud, request: Request) -> list[Access]:
     path = f"/{bucket}{request.path}" if bucket else request.path
     query = parse_qs(request.query, keep_blank_values=True)
     found = policies.s3_accesses(request.method, unquote(path), request.headers, query, request.body)
+    if not found:
+        raise AwsError("NotImplemented", f"the IAM action of S3's {request.operation} is not known", 501)
     out = [Access(action, resource or "*", context) for action, resource, context in found]
     match = re.match(r"/([^/]+)/(.+)", unquote(path))
     if match:
