@@ -5,6 +5,7 @@ from __future__ import annotations
 from localaws.services.sagemaker.endpoints import EndpointsMixin
 from localaws.services.sagemaker.jobs import JobsMixin
 from localaws.services.sagemaker.models import ModelsMixin
+from localaws.services.sagemaker.monitoring_schedules import MonitoringSchedulesMixin
 from localaws.services.sagemaker.pipelines import PipelinesMixin
 from localaws.services.sagemaker.projects import ProjectsMixin
 from localaws.services.sagemaker.registry import RegistryMixin
@@ -20,6 +21,7 @@ class SageMaker(
     JobsMixin,
     PipelinesMixin,
     ModelsMixin,
+    MonitoringSchedulesMixin,
     EndpointsMixin,
 ):
     """Amazon SageMaker: ``cloud.services["sagemaker"]``."""
