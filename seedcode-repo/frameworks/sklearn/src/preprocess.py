@@ -1,12 +1,11 @@
 """Check the raw data and split it (processing container, step Preprocess).
 
-Reads one CSV file with a header and writes, below the output folder:
+Reads a CSV file, or all CSV files of a folder that have the same header, and writes, below the output folder:
 
     train/train.csv, train/features.json      what train.py learns from
     validation/validation.csv                 what train.py reports while training
     test/test.csv                             what evaluate.py judges the model on
-    baseline/baseline.csv                     raw features of the training rows: the reference of the
-    data-quality monitor
+    baseline/baseline.csv                     raw features of the training rows: the reference of the monitors
 
 On a laptop:  python src/preprocess.py --input data/german_credit.csv --output build/data
 """
@@ -53,15 +52,22 @@ class DataError(ValueError):
     """The data cannot be used; the message says which column or row, and why."""
 
 
-def find_csv(path: Path) -> Path:
-    """Return the one CSV file at path (a file, or a folder that holds it)."""
-    if path.is_file():
-        return path
-    found = sorted(path.rglob("*.csv")) if path.is_dir() else []
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise DataError(f"{path}: expected one CSV file, found {names}")
-    return found[0]
+def read_data(path: Path) -> pd.DataFrame:
+    """Read the CSV file at path, or all CSV files below it as one table, which then must have one header."""
+    files = [path] if path.is_file() else sorted(path.rglob("*.csv"))
+    if not files:
+        raise DataError(f"{path}: no CSV file is there")
+    if len(files) == 1:
+        return read_csv(files[0])
+    frames = {file.relative_to(path).as_posix(): read_csv(file) for file in files}
+    (first, model), *others = frames.items()
+    for name, frame in others:
+        if list(frame.columns) != list(model.columns):
+            differ = sorted(set(frame.columns) ^ set(model.columns)) or ["the order of the columns"]
+            raise DataError(
+                f"{name}: its header is not that of {first}; they differ in {', '.join(map(repr, differ))}"
+            )
+    return pd.concat(frames)  # each row is known by its file and its number there
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -98,8 +104,9 @@ def check(raw: pd.DataFrame, target: str, positive_class: str) -> pd.DataFrame:
             wrong = frame.index[numbers.isna() & frame[column].notna()]
             if len(wrong):
                 row = wrong[0]
+                place = f"row {row + 1}" if frame.index.nlevels == 1 else f"file {row[0]}, row {row[1] + 1}"
                 raise DataError(
-                    f"column {column!r}, row {row + 1}: {frame.at[row, column]!r} is not a number"
+                    f"column {column!r}, {place}: {frame.at[row, column]!r} is not a number"
                     f" ({len(wrong)} such rows)"
                 )
             frame[column] = numbers
@@ -143,7 +150,7 @@ def run(
     source: Path, output: Path, target: str, positive_class: str, test_fraction: float, seed: int
 ) -> dict[str, int]:
     """Check, split and write; returns the number of rows of each part."""
-    frame = check(read_csv(find_csv(source)), target, positive_class)
+    frame = check(read_data(source), target, positive_class)
     parts = split(frame, target, test_fraction, seed)
     for name, part in parts.items():
         (output / name).mkdir(parents=True, exist_ok=True)
@@ -163,7 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--input", type=Path, default=Path("/opt/ml/processing/input/data"), help="CSV file or its folder"
+        "--input",
+        type=Path,
+        default=Path("/opt/ml/processing/input/data"),
+        help="CSV file, or a folder of such",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("/opt/ml/processing/output"), help="folder to write to"

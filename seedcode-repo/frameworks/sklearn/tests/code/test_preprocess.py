@@ -71,11 +71,43 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, content: str | bytes, me
         preprocess.read_csv(file)
 
 
-def test_two_files_in_the_input_folder_are_refused(tmp_path: Path):
-    for name in ("a.csv", "b.csv"):
-        (tmp_path / name).write_text("x\n1\n")
-    with pytest.raises(preprocess.DataError, match="expected one CSV file, found a.csv, b.csv"):
-        preprocess.find_csv(tmp_path)
+def test_several_files_are_one_table(raw: pd.DataFrame, tmp_path: Path):
+    (tmp_path / "2026").mkdir()
+    raw[:400].to_csv(tmp_path / "a.csv", index=False)
+    raw[400:].to_csv(tmp_path / "2026" / "b.csv", index=False)
+    (tmp_path / "readme.txt").write_text("not data")
+    whole = preprocess.check(preprocess.read_data(tmp_path), "credit_risk", "bad")
+    expected = preprocess.check(raw, "credit_risk", "bad")
+    in_order = pd.concat([expected[400:], expected[:400]])  # 2026/b.csv comes before a.csv
+    assert whole.reset_index(drop=True).equals(in_order.reset_index(drop=True))
+
+
+def test_a_file_with_another_header_is_named(raw: pd.DataFrame, tmp_path: Path):
+    raw.to_csv(tmp_path / "a.csv", index=False)
+    raw.rename(columns={"age": "years"}).to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises(preprocess.DataError, match="b.csv: its header is not that of a.csv.* 'age', 'years'"):
+        preprocess.read_data(tmp_path)
+    raw[raw.columns[::-1]].to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises(preprocess.DataError, match="b.csv: .* 'the order of the columns'"):
+        preprocess.read_data(tmp_path)
+
+
+def test_a_mistake_in_one_of_several_files_is_named_with_its_file(raw: pd.DataFrame, tmp_path: Path):
+    raw.to_csv(tmp_path / "a.csv", index=False)
+    raw.loc[7, "age"] = "old"
+    raw.to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises(preprocess.DataError, match=r"column 'age', file b.csv, row 8: 'old' is not a number"):
+        preprocess.check(preprocess.read_data(tmp_path), "credit_risk", "bad")
+    (tmp_path / "c.csv").write_text("")
+    with pytest.raises(preprocess.DataError, match="c.csv: the file is empty"):
+        preprocess.read_data(tmp_path)
+
+
+def test_a_folder_without_data_is_refused(tmp_path: Path):
+    (tmp_path / "data.parquet").write_bytes(b"PAR1")
+    for path in (tmp_path, tmp_path / "missing.csv"):
+        with pytest.raises(preprocess.DataError, match="no CSV file is there"):
+            preprocess.read_data(path)
 
 
 def test_missing_values_are_kept_for_the_model_to_impute(raw: pd.DataFrame):
