@@ -3,7 +3,7 @@
 SageMaker looks into a step's arguments only when the step starts, half an hour into a run. botocore ships
 the same API model, so it is asked now: pipeline functions are replaced by values of the expected type, then
 required and unknown members, types, ranges, enumerations and patterns are checked, and every reference is
-followed.
+followed. A pipeline parameter is judged by its default, which is what runs unless somebody says otherwise.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Linter:
     model: ServiceModel
     problems: list[str] = field(default_factory=list)
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
-    parameters: set[str] = field(default_factory=set)
+    parameters: dict[str, Any] = field(default_factory=dict)  # name -> default
     needs: dict[str, set[str]] = field(default_factory=dict)
 
     def run(self) -> list[str]:
@@ -99,7 +99,7 @@ class Linter:
             name, kind = parameter.get("Name"), parameter.get("Type")
             if name in self.parameters:
                 self.problems.append(f"parameter {name}: there are two parameters of this name")
-            self.parameters.add(name)
+            self.parameters[name] = parameter.get("DefaultValue")
             if kind not in PARAMETER_TYPES:
                 self.problems.append(f"parameter {name}: type {kind}; allowed: {', '.join(PARAMETER_TYPES)}")
             elif "DefaultValue" in parameter and not isinstance(
@@ -142,11 +142,13 @@ class Linter:
         self.problems += [f"{where}: {line}" for line in report.splitlines() if line]
 
     def fill(self, shape: Shape | None, value: Any, where: str, path: str) -> Any:
-        """The value with functions replaced by samples; checks enums and patterns too."""
-        if shape is None:
+        """The value with functions replaced by samples; checks sizes, enums and patterns too."""
+        if shape is None or value is None:
             return value
         if is_function(value):
+            self.fill(shape, self.default(value), where, path)
             return sample(shape)
+        self.check_size(shape, value, where, path)
         if isinstance(shape, StructureShape) and isinstance(value, dict):
             return {
                 key: self.fill(shape.members.get(key), one, where, f"{path}.{key}")
@@ -165,6 +167,22 @@ class Linter:
             elif pattern and not matches(pattern, value):
                 self.problems.append(f"{where}: {path[1:]} is {value!r}; it must match {pattern}")
         return value
+
+    def default(self, function: dict[str, Any]) -> Any:
+        """What a pipeline parameter is unless a run says otherwise; None for other functions."""
+        scope, _, name = str(function.get("Get", "")).partition(".")
+        return self.parameters.get(name) if scope == "Parameters" else None
+
+    def check_size(self, shape: Shape, value: Any, where: str, path: str) -> None:
+        """Upper limits; botocore itself looks at the lower ones alone."""
+        most = shape.metadata.get("max")
+        if most is None or isinstance(value, bool):
+            return
+        number = isinstance(value, (int, float))
+        size = value if number else len(value) if isinstance(value, (str, list, dict)) else 0
+        if size > most:
+            has = "" if number else "of length "
+            self.problems.append(f"{where}: {path[1:]} is {has}{size}; allowed: at most {most}")
 
     def check_reference(self, name: str, function: dict[str, Any]) -> None:
         """A Get or Std:JsonGet names something that exists."""
@@ -299,6 +317,9 @@ def sample(shape: Shape) -> Any:
 
 def matches(pattern: str, value: str) -> bool:
     """Whether a value matches an API pattern; one that Python cannot read accepts everything."""
+    for java, python in ((r"\p{L}", r"\w"), (r"\p{N}", r"\w"), (r"\p{Z}", r"\s")):
+        pattern = pattern.replace(java, python)
+    pattern = re.sub(r"\$\{\d+,\d+\}$", "$", pattern)  # an end that is repeated: of customer metadata
     try:
         return re.fullmatch(pattern, value) is not None
     except re.error:

@@ -144,6 +144,13 @@ def test_a_right_pipeline_has_no_problems() -> None:
     assert problems(definition()) == []
 
 
+def test_metadata_of_letters_digits_and_a_few_signs_is_right() -> None:
+    content = definition()
+    reason = {"reason": "Größe drifted: 0.3 at 2026-03-01_12:00", "data": "s3://b/k=v+w/a@b.csv"}
+    edit(f"{REGISTER}.CustomerMetadataProperties", reason)(content)
+    assert problems(content) == []
+
+
 def edit(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     """A change of one place, `Steps.1.Arguments.RoleArn`; None deletes."""
 
@@ -162,6 +169,7 @@ def edit(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 TRAIN = "Steps.1.Arguments"
+REGISTER = "Steps.3.Arguments.IfSteps.0.Arguments"
 LEFT = "Steps.3.Arguments.Conditions.0.LeftValue"
 FAULTS = {
     "required member": (
@@ -220,6 +228,26 @@ FAULTS = {
         "step Register (CreateModelPackage): Invalid type for parameter InferenceSpecification.Containers",
     ),
     "no steps": (edit("Steps", []), "the pipeline has no steps"),
+    "a long argument": (
+        edit("Steps.0.Arguments.AppSpecification.ContainerArguments", ["--options", "x" * 257]),
+        "step Prepare (CreateProcessingJob): AppSpecification.ContainerArguments[1] is of length 257;",
+    ),
+    "many arguments": (
+        edit("Steps.0.Arguments.AppSpecification.ContainerArguments", ["x"] * 101),
+        "AppSpecification.ContainerArguments is of length 101; allowed: at most 100",
+    ),
+    "a large disk": (
+        edit("Steps.0.Arguments.ProcessingResources.ClusterConfig.VolumeSizeInGB", 16385),
+        "ProcessingResources.ClusterConfig.VolumeSizeInGB is 16385; allowed: at most 16384",
+    ),
+    "metadata that the registry does not take": (
+        edit(f"{REGISTER}.CustomerMetadataProperties", {"reason": "age drifted (0.3)"}),
+        "CustomerMetadataProperties.reason is 'age drifted (0.3)'; it must match",
+    ),
+    "default of a parameter": (
+        edit("Parameters.0.DefaultValue", "ml.t3.tiny"),
+        "ProcessingResources.ClusterConfig.InstanceType is 'ml.t3.tiny'; allowed: ",
+    ),
 }
 
 
