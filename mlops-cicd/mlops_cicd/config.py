@@ -15,6 +15,7 @@ from jsonschema import Draft7Validator
 from jsonschema.exceptions import ValidationError
 
 from .console import Fault, is_hidden, quoted
+from .monitoring import contradictions
 
 SCHEMA = Path(__file__).parents[1] / "schema" / "mlops.schema.json"
 KeyPath = tuple[str | int, ...]
@@ -84,9 +85,7 @@ def unsafe(text: str, name: str) -> list[str]:
             return [f"{name} line {line}: {REFUSED[type(token)]} is found; allowed: plain keys and values"]
         depth += NESTING.get(type(token), 0)
         if depth > DEEPEST:
-            return [
-                f"{name} line {line}: nested more than {DEEPEST} levels deep; three are enough"
-            ]
+            return [f"{name} line {line}: nested more than {DEEPEST} levels deep; three are enough"]
     return []
 
 
@@ -127,6 +126,8 @@ def check(text: str, name: str = "mlops.yml") -> list[str]:
     )
     found = [(line_of(error, lines), explain(error)) for error in errors]
     found += [(lines.get(path, 1), sentence) for path, sentence in odd_values(content, ())]
+    if not found:  # what the rules compare is of the right type then
+        found = [(lines.get(path, 1), sentence) for path, sentence in contradictions(content)]
     return problems + [f"{name} line {line}: {sentence}" for line, sentence in sorted(found)]
 
 
@@ -199,6 +200,8 @@ def explain(error: ValidationError) -> str:
         "minLength": "length at least",
         "maxLength": "length at most",
         "maxProperties": "keys at most",
+        "minItems": "entries at least",
+        "maxItems": "entries at most",
     }
     if error.validator in limits:
         return f"{key} is {found}; allowed: {limits[error.validator]} {rule}"

@@ -47,7 +47,8 @@ def test_the_shipped_configuration_shows_every_key(composed: dict[str, bytes]) -
 
 
 def test_every_key_of_the_schema_is_read(composed: dict[str, bytes]) -> None:
-    code = [path.read_text() for path in (ROOT / "mlops-cicd/mlops_cicd").glob("*.py")]
+    folders = (ROOT / "mlops-cicd/mlops_cicd", ROOT / "mlops-cicd/monitor")
+    code = [path.read_text() for folder in folders for path in folder.glob("*.py")]
     code += [content.decode() for path, content in composed.items() if path.endswith(".py")]
     text = "\n".join(code)
     for path in schema_leaves(SCHEMA):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_cicd import config
+from mlops_cicd import config, monitoring
 from mlops_cicd.console import Fault
 
 from .conftest import CONFIG
@@ -100,3 +100,136 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(Fault, match="mlops.yml is missing"):
         config.load_config(tmp_path / "mlops.yml")
+
+
+BIAS = """\
+  model_quality: {problem_type: BinaryClassification, min_records: 100, ground_truth_delay_minutes: 60}
+  model_bias: {facets: [{name: age, threshold: 25}, {name: job, values: [none, 2]}]}
+  model_explainability: {ndcg_threshold: 0.9, sample_size: 200}
+kpi: {quicksight_principal: 'arn:aws:quicksight:us-east-1:123456789012:user/default/jane'}
+"""
+
+
+def test_all_kinds_of_monitor_may_be_set() -> None:
+    assert config.check(CONFIG + BIAS) == []
+    # the block of a kind that is switched off may stay as it was
+    assert config.check(CONFIG + BIAS.replace("facets: [", "enabled: false, facets: [{name: label}, ")) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (
+            "{name: age, threshold: 25}",
+            "{name: age}",
+            'line 20: monitoring.model_bias.facets.0, "age", has neither values nor threshold',
+        ),
+        (
+            "{name: age, threshold: 25}",
+            "{name: age, threshold: 25, values: [1]}",
+            "both values and",
+        ),
+        (
+            "name: job",
+            "name: age",
+            'monitoring.model_bias.facets.1 is "age", which is there already',
+        ),
+        ("name: job", "name: label", 'facets.1 is "label", the target; allowed: a feature'),
+        (
+            "{facets: [",
+            "{facet: [",
+            "line 20: monitoring.model_bias.facet is not a known key; did you mean",
+        ),
+        ("facets: [{name: age, threshold: 25}, {name: job, values: [none, 2]}]", "facets: []", "facets"),
+        (
+            "[none, 2]",
+            "[]",
+            "line 20: monitoring.model_bias.facets.1.values is a list; allowed: entries",
+        ),
+        (
+            "BinaryClassification",
+            "Regression",
+            "line 20: monitoring.model_bias is enabled and monitoring.model_quality.problem_type",
+        ),
+        (
+            "BinaryClassification",
+            "Classification",
+            'problem_type is "Classification"; allowed: BinaryClassification, MulticlassClassification',
+        ),
+        ("ndcg_threshold: 0.9", "ndcg_threshold: 1.1", "ndcg_threshold is 1.1; allowed: at most 1"),
+        (
+            "data_quality: {",
+            "simulated_traffic: true\n  data_quality: {enabled: false, ",
+            "simulated_traffic is",
+        ),
+        ("window_minutes: 60", "engine: clarify", 'engine is "clarify"; allowed: processing, managed'),
+        (
+            "window_minutes: 60",
+            "instance_count: 21",
+            "line 17: monitoring.instance_count is 21; allowed: at most 20",
+        ),
+        (":user/default/jane", ":role/jane", "line 22: kpi.quicksight_principal is"),
+    ],
+)
+def test_a_mistake_in_monitoring_is_named(before: str, after: str, expected: str) -> None:
+    text = CONFIG + BIAS
+    assert before in text
+    problems = config.check(text.replace(before, after, 1))
+    assert any(expected in problem for problem in problems), problems
+
+
+def test_without_any_kind_nothing_would_be_monitored() -> None:
+    (problem,) = config.check(CONFIG.replace("data_quality: {", "data_quality: {enabled: false, "))
+    assert problem.startswith(
+        "mlops.yml line 13: monitoring has no kind that is enabled; allowed: at least one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "managed"),
+    [
+        ("cron(0 * * * ? *)", "cron(0 * ? * * *)"),
+        ("cron(0 * ? * * *)", "cron(0 * ? * * *)"),
+        ("cron(0 12 * * ? *)", "cron(0 12 ? * * *)"),
+        ("cron(0 */6 * * ? *)", "cron(0 0/6 ? * * *)"),
+        ("cron(0 17/12 * * ? *)", "cron(0 17/12 ? * * *)"),
+        ("rate(1 hour)", "cron(0 * ? * * *)"),
+        ("rate(6 hours)", "cron(0 0/6 ? * * *)"),
+        ("rate(1 day)", "cron(0 0/24 ? * * *)"),
+        ("rate(30 minutes)", None),
+        ("rate(2 days)", None),
+        ("cron(30 * * * ? *)", None),
+        ("cron(0 25 * * ? *)", None),
+        ("cron(0 9,17 * * ? *)", None),
+        ("cron(0 12 ? * MON *)", None),
+    ],
+)
+def test_the_managed_engine_takes_the_schedules_that_model_monitor_knows(
+    schedule: str, managed: str | None
+) -> None:
+    assert monitoring.managed_schedule(schedule) == managed
+    text = CONFIG.replace("cron(0 * * * ? *)", schedule)
+    assert config.check(text) == []
+    problems = config.check(text.replace("  schedule:", "  engine: managed\n  schedule:"))
+    if managed:
+        assert problems == []
+    else:
+        (problem,) = problems
+        assert (
+            f'line 16: monitoring.schedule is "{schedule}"; allowed with monitoring.engine managed:'
+            in problem
+        )
+
+
+def test_kinds_are_on_where_they_have_a_block() -> None:
+    blocks = {"model_quality": {"problem_type": "Regression"}, "model_bias": {"enabled": False}}
+    assert monitoring.enabled_kinds({"monitoring": blocks}) == ["data_quality", "model_quality"]
+    assert monitoring.enabled_kinds({"monitoring": {"data_quality": {"enabled": False}}}) == []
+
+
+@pytest.mark.parametrize("key", ["a b.csv", "credit (2).csv", "x" * 250, "größe.csv"])
+def test_an_address_that_the_registry_cannot_keep_is_refused_before_training(key: str) -> None:
+    """CustomerMetadataProperties take 256 letters, digits, spaces and _.:/=+-@; the data's address is one."""
+    (problem,) = config.check(CONFIG.replace("data/rows.csv", f'"s3://a-bucket/{key}"'))
+    assert "line 3: data.source is" in problem
+    assert config.check(CONFIG.replace("data/rows.csv", "s3://a-bucket/training-data/2026/")) == []
