@@ -50,14 +50,25 @@ def test_a_version_keeps_all_that_was_registered(registry: Registry) -> None:
     def source(name: str) -> dict:
         return {"ContentType": "application/json", "S3Uri": f"s3://{registry.bucket}/{name}"}
 
+    quality = {"Statistics": source("evaluation.json"), "Constraints": source("model.json")}
+    data = {"Statistics": source("statistics.json"), "Constraints": source("constraints.json")}
     metrics = {
-        "ModelQuality": {"Statistics": source("evaluation.json")},
-        "ModelDataQuality": {
-            "Statistics": source("statistics.json"),
-            "Constraints": source("constraints.json"),
-        },
+        "ModelQuality": quality,
+        "ModelDataQuality": data,
+        "Bias": {"Report": source("bias.json"), "PreTrainingReport": source("before.json")},
+        "Explainability": {"Report": source("shap.json")},
     }
-    drift = {"ModelDataQuality": metrics["ModelDataQuality"]}
+    options = {"S3Uri": f"s3://{registry.bucket}/options.json"}  # a FileSource needs no content type
+    drift = {
+        "ModelQuality": quality,
+        "ModelDataQuality": data,
+        "Bias": {
+            "ConfigFile": options,
+            "PreTrainingConstraints": source("before.json"),
+            "PostTrainingConstraints": source("after.json"),
+        },
+        "Explainability": {"ConfigFile": options, "Constraints": source("shap.json")},
+    }
     cycle = {"Stage": "Development", "StageStatus": "InProgress", "StageDescription": "trained"}
     arn = registry.register(
         ModelMetrics=metrics,
@@ -73,6 +84,31 @@ def test_a_version_keeps_all_that_was_registered(registry: Registry) -> None:
     assert (version["CustomerMetadataProperties"], version["ModelLifeCycle"]) == ({"commit": "abc"}, cycle)
     assert version["InferenceSpecification"] == registry.specification()
     assert version["CreatedBy"]["IamIdentity"]["Arn"].endswith(":root")
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"ModelMetrics": {"Bias": {"Report": {"ContentType": "text/json", "S3Uri": "bias.json"}}}}, "s3Uri"),
+        (
+            {"DriftCheckBaselines": {"Explainability": {"ConfigFile": {"S3Uri": "s3://b/" + "x" * 1020}}}},
+            "length less than or equal to 1024",
+        ),
+        (
+            {"CustomerMetadataProperties": {"retraining_reason": "age, job drifted"}},
+            "regular expression pattern",
+        ),
+        (
+            {"CustomerMetadataProperties": {"retraining_reason": "x" * 257}},
+            "length less than or equal to 256",
+        ),
+    ],
+    ids=["no address", "a long address", "a comma in the metadata", "long metadata"],
+)
+def test_what_the_registry_does_not_take(registry: Registry, request_: dict, message: str) -> None:
+    with pytest.raises(ClientError, match=f"(?i){message}") as error:
+        registry.register(**request_)
+    assert error.value.response["Error"]["Code"] == "ValidationException"
 
 
 def test_approval_is_an_event_that_names_what_changed(registry: Registry) -> None:
