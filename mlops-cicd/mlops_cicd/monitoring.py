@@ -9,6 +9,7 @@ from typing import Any
 from .console import quoted
 
 KINDS = ("data_quality", "model_quality", "model_bias", "model_explainability")
+DAY = 24 * 60  # minutes; Model Monitor looks at no more at once
 KeyPath = tuple[str | int, ...]
 
 
@@ -38,6 +39,12 @@ def contradictions(config: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
             ("monitoring", "schedule"),
             f"monitoring.schedule is {quoted(schedule)}; allowed with monitoring.engine managed: hourly, "
             "daily, or every 2 to 24 hours, at a full hour, for example cron(0 * * * ? *) or rate(6 hours)",
+        )
+    if monitoring.get("engine") == "managed" and monitoring.get("window_minutes", 60) > DAY:
+        yield (
+            ("monitoring", "window_minutes"),
+            f"monitoring.window_minutes is {monitoring['window_minutes']}; allowed with monitoring.engine "
+            f"managed: at most {DAY}, a day",
         )
     if "model_bias" in kinds:
         yield from facet_mistakes(config)

@@ -162,6 +162,11 @@ def test_all_kinds_of_monitor_may_be_set() -> None:
             "simulated_traffic: true\n  data_quality: {enabled: false, ",
             "simulated_traffic is",
         ),
+        (
+            "window_minutes: 60",
+            "engine: managed\n  window_minutes: 1441",
+            "line 18: monitoring.window_minutes is 1441; allowed with monitoring.engine managed: at most",
+        ),
         ("window_minutes: 60", "engine: clarify", 'engine is "clarify"; allowed: processing, managed'),
         (
             "window_minutes: 60",
