@@ -389,7 +389,10 @@ def baseline(inputs: BaselineInputs) -> dict[str, dict[str, Any]]:
     rows = inputs.holdout_frame
     for name in [*(facet.name for facet in facets), *([group_variable] if group_variable else [])]:
         if name not in rows.columns:
-            raise MonitorError(f"monitoring.model_bias in mlops.yml names {name!r}: no such feature")
+            columns = ", ".join(rows.columns)
+            raise MonitorError(
+                f"monitoring.model_bias in mlops.yml names {name!r}: no such column; there are {columns}"
+            )
     predictor = Predictor(inputs.model_folder)
     options["negative_class"] = negative_class(predictor, inputs)
     answered = binary_outcomes(with_answers(rows, predictor, inputs.target, BINARY), options)
