@@ -274,9 +274,7 @@ def violations_part(violations: Sequence[Mapping[str, Any]]) -> list[str]:
 def subject_of(violation: Mapping[str, Any]) -> str:
     """What a violation is about, in any of the four formats."""
     if "facet" in violation:
-        return (
-            f"{violation['facet']} = {violation.get('facet_value', '')}: {violation.get('metric_name', '')}"
-        )
+        return f"{violation['facet']}={violation.get('facet_value', '')}: {violation.get('metric_name', '')}"
     names = (violation.get(key) for key in ("feature_name", "label", "metric_name"))
     return str(next((name for name in names if name), ""))
 
@@ -559,7 +557,7 @@ def bias_values(analysis: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     for section in ("pre_training_bias_metrics", "post_training_bias_metrics"):
         for facet, groups in (analysis.get(section) or {}).get("facets", {}).items():
             for group in groups:
-                values = found.setdefault(f"{facet} = {group.get('value_or_threshold', '')}", {})
+                values = found.setdefault(f"{facet}={group.get('value_or_threshold', '')}", {})
                 for metric in group.get("metrics", []):
                     if isinstance(metric.get("value"), int | float):
                         values[metric["name"]] = float(metric["value"])

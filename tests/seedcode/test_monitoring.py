@@ -26,7 +26,7 @@ NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 MEASURE = {
     "data_quality": ("credit_amount", "distance", None, 0.1, 0.04, 0.42),
     "model_quality": ("model", "auc", 0.80, 0.75, 0.79, 0.61),
-    "model_bias": ("age = 25", "DPPL", 0.02, 0.1, 0.03, 0.31),
+    "model_bias": ("age=25", "DPPL", 0.02, 0.1, 0.03, 0.31),
     "model_explainability": ("label0", "ndcg", 1.0, 0.9, 0.99, 0.71),
 }
 
@@ -222,10 +222,10 @@ def test_the_files_of_the_managed_engine_are_read(monitoring: ModuleType, s3: An
     found = monitoring.drifting(runs).set_index(["subject", "measure"])
     assert found.loc[("store_and_fwd_flag", "categorical_values_check"), "value"] == 0.009009009009009009
     assert found.loc[("model", "gini"), "threshold"] == 0.6611
-    assert found.loc[("Age = 40", "DPPL"), "value"] == -0.0791244970125596
+    assert found.loc[("Age=40", "DPPL"), "value"] == -0.0791244970125596
     measures = monitoring.all_measures(runs).set_index(["kind", "subject", "name"])
     assert measures.loc[("model_quality", "model", "recall"), "value"] == 1.0
-    assert measures.loc[("model_bias", "feature_2 = 1", "DI"), "value"] == 0.711340206185567
+    assert measures.loc[("model_bias", "feature_2=1", "DI"), "value"] == 0.711340206185567
     assert measures.loc[("model_explainability", "feature_0", "shap"), "value"] == 0.022486410860333206
 
 
@@ -255,7 +255,7 @@ def test_numbers_are_found_in_descriptions(monitoring: ModuleType, description: 
 def test_a_bias_baseline_beside_the_analysis_is_shown(monitoring: ModuleType):
     analysis = json.loads((DOCUMENTED / "model_bias/analysis.json").read_text())
     (first, _) = monitoring.bias_measures(analysis, analysis, [])
-    assert (first["subject"], first["baseline"]) == ("feature_2 = 1", 0.711340206185567)
+    assert (first["subject"], first["baseline"]) == ("feature_2=1", 0.711340206185567)
 
 
 # Plots and pages
@@ -279,6 +279,14 @@ def test_names_of_callers_are_not_read_as_formulas(monitoring: ModuleType):
     row = {"kind": "data_quality", "scheduled": NOW, "name": "distance", "value": 0.1, "violated": True}
     frame = monitoring.all_measures([{**row, "measures": [{**row, "subject": r"$\frac{<script>"}]}])
     monitoring.plot(frame, "data_quality").savefig(io.BytesIO())
+
+
+def test_what_has_a_limit_is_drawn_before_what_only_moves(monitoring: ModuleType):
+    moves = {"subject": "age", "name": "shap", "value": 9.0, "baseline": 1.0}
+    judged = {"subject": "model", "name": "ndcg", "value": 0.99, "baseline": 1.0, "threshold": 0.9}
+    run = {"kind": "model_explainability", "scheduled": NOW, "measures": [moves, judged]}
+    figure = monitoring.plot(monitoring.all_measures([run]), "model_explainability")
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["model: ndcg", "age: shap"]
 
 
 def test_only_so_many_measures_are_drawn(monitoring: ModuleType):

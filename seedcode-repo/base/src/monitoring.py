@@ -209,7 +209,7 @@ def bias_measures(
     }
     rows = [
         measure(
-            f"{facet} = {value}",
+            f"{facet}={value}",
             name,
             now.get((facet, value, name), hit.get((facet, value, name))),
             baseline=before.get((facet, value, name)),
@@ -335,10 +335,11 @@ def plot(measures: pd.DataFrame, kind: str, most: int = 6) -> Figure | None:
     return figure
 
 
-def interest(rows: pd.DataFrame) -> tuple[int, float]:
-    """Return what a plot shows first: most violations, then the largest change from the baseline."""
+def interest(rows: pd.DataFrame) -> tuple[int, bool, float]:
+    """Return what a plot shows first: most violations, then what has a limit, then the largest change."""
     start = rows["baseline"].fillna(rows["value"].iloc[0])
-    return int(rows["violated"].sum()), float((rows["value"] - start).abs().max())
+    judged = bool(rows["threshold"].notna().any())
+    return int(rows["violated"].sum()), judged, float((rows["value"] - start).abs().max())
 
 
 def frame_of(s3: Any, bucket: str, uri: str, height: int = 700) -> str:
