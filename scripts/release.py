@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -106,15 +107,22 @@ def pascal(name: str) -> str:
     return "".join(part.capitalize() for part in re.split(r"[-_]", name))
 
 
-def stamp(name: str, template: bytes, values: Mapping[str, str]) -> bytes:
-    """A template of mlops-cfn with Mappings.Release.Keys filled in; tags such as !Sub stay as they are,
-    comments go.
-    """
-    root = node = yaml.compose(template)
+def mapping_of(name: str, root: yaml.Node) -> yaml.MappingNode:
+    """Mappings.Release.Keys of a template of mlops-cfn."""
+    node: Any = root
     for step in ("Mappings", "Release", "Keys"):
         node = next((value for key, value in node.value if key.value == step), None)
         if not isinstance(node, yaml.MappingNode):
             raise ReleaseError(f"mlops-cfn/{name}: Mappings.Release.Keys is missing ({step} was not found)")
+    return node
+
+
+def stamp(name: str, template: bytes, values: Mapping[str, str]) -> bytes:
+    """A template of mlops-cfn with Mappings.Release.Keys filled in; tags such as !Sub stay as they are,
+    comments go.
+    """
+    root = yaml.compose(template)
+    node = mapping_of(name, root)
     declared = {key.value for key, _ in node.value}
     if declared != set(values):
         unknown, missing = sorted(declared - set(values)), sorted(set(values) - declared)
@@ -192,15 +200,18 @@ def build(root: Path, version: str, bucket: str) -> Release:
     # find its own nested templates, so where they lie is stamped and not read from SSM
     nested = "ProjectTemplatePrefix"
     add_folder(nested, "templates/project", read_under(root, names, "mlops-cfn/project"))
-    product = PRODUCTS["ProjectTemplate"]
-    cfn[product] = stamp(product, cfn[product], {nested: keys.pop(nested)})
-    for name, file in PRODUCTS.items():
-        add(name, "templates", Path(file).stem, "yaml", cfn[file])
     for folder in sorted(
         {name.split("/")[1] for name in cfn if name.startswith("lambda/") and name.count("/") >= 2}
     ):
         source = read_under(root, names, f"mlops-cfn/lambda/{folder}")
         add(f"{pascal(folder)}Function", "functions", folder, "zip", compose.zip_bytes(source))
+    # likewise the functions of a project: those that the product declares
+    product = PRODUCTS["ProjectTemplate"]
+    declared = {key.value for key, _ in mapping_of(product, yaml.compose(cfn[product])).value}
+    own = {name for name in keys if name == nested or name.endswith("Function") and name in declared}
+    cfn[product] = stamp(product, cfn[product], {name: keys.pop(name) for name in sorted(own)})
+    for name, file in PRODUCTS.items():
+        add(name, "templates", Path(file).stem, "yaml", cfn[file])
     for name, (folder, repository) in REPOSITORIES.items():
         add(name, "repositories", repository, "zip", compose.zip_bytes(read_under(root, names, folder)))
 

@@ -68,6 +68,7 @@ SSM_CONTRACT = {
         /mlops/projects/<id>/user-product-id
         /mlops/projects/<id>/build-pipeline-name
         /mlops/projects/<id>/deploy-pipeline-name
+        /mlops/projects/<id>/traffic-function-arn
     """,
     # made with the stack so that it goes with it; the association script fills it in
     "3-user.yaml": """
@@ -179,9 +180,14 @@ def test_ssm_faults_are_found() -> None:
 
 
 def mapping_faults(root: Path) -> Iterator[str]:
-    """Keys of the release mapping that no file stands behind, files without a key, keys nobody uses."""
-    entry = load(root / "1-infra.yaml")
-    declared = set(entry.data["Mappings"]["Release"]["Keys"])
+    """Keys of the release mappings that no file stands behind, files without a key, keys nobody uses.
+
+    A function is declared once: by 1-infra, or by the product when each project has it for itself.
+    """
+    entries = [load(path) for path in (root / "1-infra.yaml", root / "2-smproject.yaml") if path.exists()]
+    mappings = [one.data.get("Mappings", {}).get("Release", {}) for one in entries]
+    keys = [name for one in mappings for name in one.get("Keys", {})]
+    declared = set(keys)
 
     def pascal(name: str) -> str:
         return "".join(part.capitalize() for part in re.split(r"[-_]", name))
@@ -189,12 +195,15 @@ def mapping_faults(root: Path) -> Iterator[str]:
     wanted = {f"{pascal(path.stem)}Template" for path in (root / "infra").glob("*.yaml")}
     wanted |= {f"{pascal(path.parent.name)}Function" for path in (root / "lambda").glob("*/index.py")}
     wanted |= {"Bucket", "Version", "ProjectTemplate", "UserTemplate", "SeedPrefix"}
-    wanted |= {"PlatformArchive", "CfnArchive", "CicdArchive", "SeedcodeArchive"}
+    wanted |= {"PlatformArchive", "CfnArchive", "CicdArchive", "SeedcodeArchive", "ProjectTemplatePrefix"}
     used = {
         str(node["Fn::FindInMap"][2])
+        for entry in entries
         for node in walk(entry.data)
         if isinstance(node, dict) and "Fn::FindInMap" in node
     }
+    for name in sorted(name for name in declared if keys.count(name) > 1):
+        yield f"{name} is declared twice"
     for name in sorted(declared - wanted):
         yield f"{name} is in the release mapping, but there is no such file"
     for name in sorted(wanted - declared):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +26,11 @@ def fake_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def load() -> Callable[[str], ModuleType]:
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     def load_function(name: str) -> ModuleType:
+        for beside in (LAMBDA / name).glob("*.py"):  # Lambda has a function's own folder on the path
+            monkeypatch.delitem(sys.modules, beside.stem, raising=False)
+        monkeypatch.syspath_prepend(LAMBDA / name)
         spec = importlib.util.spec_from_file_location(f"function_{name}", LAMBDA / name / "index.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

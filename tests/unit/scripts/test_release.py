@@ -39,7 +39,7 @@ Resources:
         - {Bucket: !FindInMap [Release, Keys, Bucket], Key: !FindInMap [Release, Keys, NetworkTemplate]}
 """
 PRODUCT = """\
-Mappings: {Release: {Keys: {ProjectTemplatePrefix: unreleased}}}
+Mappings: {Release: {Keys: {ProjectTemplatePrefix: unreleased, NotifierFunction: unreleased}}}
 Resources: {}
 """
 
@@ -54,6 +54,7 @@ def sources(tmp_path: Path) -> Path:
         "mlops-cfn/infra/network.yaml": "Resources: {}\n",
         "mlops-cfn/project/identity.yaml": "Resources: {}\n",
         "mlops-cfn/lambda/job_tagger/index.py": "def handler(event, context): ...\n",
+        "mlops-cfn/lambda/notifier/index.py": "def handler(event, context): ...\n",
         "mlops-cicd/buildspecs/validate.yml": "version: 0.2\n",
         "seedcode-repo/base/README.md": "# Project\n",
         "seedcode-repo/frameworks/sklearn/train.py": "print(1)\n",
@@ -101,7 +102,7 @@ def test_every_object_but_the_entry_is_reached_by_a_stamped_key(sources: Path) -
     product = yaml.safe_load(built.objects[stamped["ProjectTemplate"]])["Mappings"]["Release"]["Keys"]
     prefixes = (f"{stamped['SeedPrefix']}/", f"{product['ProjectTemplatePrefix']}/")
     for key in set(built.objects) - {built.entry_key, built.manifest_key}:
-        assert key in stamped.values() or key.startswith(prefixes), key
+        assert key in (*stamped.values(), *product.values()) or key.startswith(prefixes), key
 
 
 def test_a_changed_nested_template_is_another_product_template(sources: Path) -> None:
@@ -109,6 +110,17 @@ def test_a_changed_nested_template_is_another_product_template(sources: Path) ->
     (sources / "mlops-cfn/project/identity.yaml").write_text("Resources: {A: {}}\n")
     after = release.build(sources, "1.0.0", "bucket")
     assert before.keys["ProjectTemplate"] != after.keys["ProjectTemplate"]
+
+
+def test_a_function_of_projects_is_stamped_into_the_product_alone(sources: Path) -> None:
+    """A project keeps the code of the version it was made with until it is updated."""
+    before = release.build(sources, "1.0.0", "bucket")
+    (sources / "mlops-cfn/lambda/notifier/index.py").write_text("def handler(event, context): return 1\n")
+    after = release.build(sources, "1.0.0", "bucket")
+    changed = {name for name in before.keys if before.keys[name] != after.keys[name]}
+    assert changed == {"ProjectTemplate", "CfnArchive", "PlatformArchive"}
+    assert b"functions/notifier." not in after.entry
+    assert b"functions/notifier." in after.objects[after.keys["ProjectTemplate"]]
 
 
 def test_tags_of_the_entry_survive_stamping(sources: Path) -> None:
