@@ -52,17 +52,16 @@ p{margin:.3rem 0;max-width:72ch}
 .verdict{border:2px solid var(--ink);border-radius:.5rem;padding:.8rem 1rem;margin:1rem 0}
 .verdict b{font-size:1.3rem}
 .violations{border-width:5px}
-dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.6rem;margin:1rem 0}
+dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(10rem,1fr));gap:.6rem;margin:1rem 0}
 dt{color:var(--soft);font-size:.85rem}
 dd{margin:0;font-size:1.15rem;overflow-wrap:anywhere}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 th{text-align:left;color:var(--soft);font-weight:600;font-size:.85rem}
 td,th{padding:.35rem .7rem .35rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-td{overflow-wrap:anywhere}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .hit td{font-weight:700}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:1.4rem}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(20rem,1fr));gap:1.4rem}
 figure{margin:0}
 svg{width:100%;height:auto;display:block}
 svg text{fill:var(--ink);font:12px system-ui,sans-serif}
@@ -155,9 +154,9 @@ def number(value: Any) -> str:
     """A number as people read it; a dash for none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return "–"
-    if isinstance(value, int) or (value.is_integer() and abs(value) >= 1000):
+    if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value or 0.0:.3g}"  # no minus before a zero
 
 
 def moment(value: Any) -> str:
@@ -173,6 +172,12 @@ def el(name: str, *content: str, **attributes: Any) -> Html:
         if value != ""
     )
     return Html(f"<{name}{given}>{''.join(content)}</{name}>")
+
+
+def span(summary: Mapping[str, Any]) -> str:
+    """The window; the day once."""
+    start, end = moment(summary.get("window_start")), moment(summary.get("window_end"))
+    return f"{start} to {end[11:] if start[:10] == end[:10] else end}"
 
 
 def table(
@@ -212,7 +217,7 @@ def verdict(summary: Mapping[str, Any], title: str, history: Sequence[Mapping[st
         ("Records judged", number(summary.get("records"))),
         ("Left out on purpose", number(summary.get("excluded"))),
         ("Unreadable", number(summary.get("unreadable"))),
-        ("Window (UTC)", f"{moment(summary.get('window_start'))} to {moment(summary.get('window_end'))}"),
+        ("Window (UTC)", span(summary)),
         ("Scheduled (UTC)", moment(summary.get("scheduled"))),
         ("Model version", shown(str(summary.get("model_package_arn") or "–").rsplit("/", 1)[-1])),
     ]
@@ -293,11 +298,17 @@ def distance(measure: Mapping[str, Any]) -> float:
     return abs(value - start) if isinstance(start, int | float) else abs(value)
 
 
+def place(measure: Mapping[str, Any]) -> tuple[bool, bool, float, str]:
+    """What drifted first, then what was judged, then what has moved most."""
+    judged = isinstance(measure.get("threshold"), int | float)
+    return not measure.get("violated"), not judged, -distance(measure), str(measure.get("subject", ""))
+
+
 def measures_part(measures: Sequence[Mapping[str, Any]]) -> list[str]:
     """Everything that was judged: what drifted first."""
     if not measures:
         return []
-    ordered = sorted(measures, key=lambda m: (not m.get("violated"), -distance(m), str(m.get("subject", ""))))
+    ordered = sorted(measures, key=place)
     rows = [
         (
             "hit" if m.get("violated") else "",
@@ -589,7 +600,7 @@ def shap_values(analysis: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 def paired_bars(pairs: Sequence[Pair], unit: str, percent: bool = False) -> Html:
     """Horizontal bars, baseline above live; negative values go to the left of zero."""
-    left, width, height = 130.0, 210.0, 30.0
+    left, width, height = 150.0, 190.0, 30.0
     values = [value for pair in pairs for value in pair[1:] if value is not None and math.isfinite(value)]
     low, high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
     scale = width / ((high - low) or 1.0)

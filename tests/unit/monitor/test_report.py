@@ -388,7 +388,27 @@ def test_what_is_no_number_is_a_dash(value: Any):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.12345, "0.123"), (1e-30, "1e-30"), (12345.6, "12,346"), (1234567, "1,234,567")],
+    [
+        (0, "0"),
+        (-0.0, "0"),
+        (0.12345, "0.123"),
+        (1e-30, "1e-30"),
+        (12345.6, "12,346"),
+        (1234567, "1,234,567"),
+    ],
 )
 def test_numbers_are_short(value: float, text: str):
     assert report.number(value) == text
+
+
+def test_what_was_judged_stands_before_what_is_only_shown():
+    shap = {"subject": "age", "name": "shap", "value": 9.0, "baseline": 0.1}
+    ndcg = {"subject": "model", "name": "ndcg", "value": 0.99, "baseline": 1.0, "threshold": 0.9}
+    page = Page(report.render(summary("model_explainability", measures=[shap, ndcg]), {}))
+    assert page.text.index("ndcg") < page.text.index("shap")
+
+
+def test_the_window_names_its_day_once():
+    assert report.span(DRIFTED) == "2026-03-04 11:00 to 12:00"
+    over_midnight = {**DRIFTED, "window_start": "2026-03-03T23:00:00Z"}
+    assert report.span(over_midnight) == "2026-03-03 23:00 to 2026-03-04 12:00"
