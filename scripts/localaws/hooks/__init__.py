@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from localaws.hooks import (
     alarms,
+    athena,
     census,
     clocks,
     cloudformation,
@@ -43,6 +44,7 @@ __all__ = [
 ]
 _MODULES = (
     alarms,
+    athena,
     census,
     clocks,
     cloudformation,
@@ -87,5 +89,6 @@ def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.T
     identity.refuse_trust_policies()
     identity.keep_boundaries()
     functions.run_under_roles(cloud)
+    athena.run_queries(cloud)
     keys.check_log_keys(cloud)
     cloudformation.ask_for_stacks(cloud)  # last: it goes around what the others did to the handlers

@@ -89,6 +89,17 @@ NOT_NEEDED = {
     r"CodeArtifact::\w+ codeartifact:\w+PermissionsPolicy": "PermissionsPolicyDocument",
     r"KMS::Key kms:(Disable|Enable)Key$": "Enabled",
     r"SSM::Parameter ssm:\w*Tags\w*": "Tags",
+    # Lake Formation, federated databases and open table formats are other ways to keep a catalog
+    r"Glue::\w+ (lakeformation:|glue:\w*(Connection|SchemaVersion)|iam:|s3:)": "",
+    r"Glue::Table glue:UpdateDatabase$": "",  # an update changes the table only
+    r"Athena::WorkGroup (iam|s3|kms):": "",  # of workgroups for Spark, which work under a role
+    r"QuickSight::\w+ quicksight:\w*Folder\w*": "FolderArns",
+    r"QuickSight::DataSet quicksight:\w*Ingestions?$": "",  # of data sets that are copied
+    r"QuickSight::DataSet quicksight:\w*RefreshProperties": "DataSetRefreshProperties",
+    r"QuickSight::DataSet quicksight:PassDataSet": "LogicalTableMap",
+    r"QuickSight::Dashboard quicksight:DescribeTemplate": "SourceEntity",
+    r"QuickSight::Dashboard quicksight:DescribeTheme": "ThemeArn",
+    r"QuickSight::Dashboard quicksight:(PassTopic|UpdateDashboardLinks)": "LinkEntities",
 }
 #: verbs of "<type>" → actions which the registry leaves out, each from the service's own documentation
 ADDED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -112,14 +123,19 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "update": ("kms:DescribeKey", "kms:ReEncryptFrom", "kms:ReEncryptTo"),
     },
+    # https://docs.aws.amazon.com/quicksight/latest/user/security-create-iam-role.html
+    "AWS::QuickSight::DataSource": {"create": ("iam:PassRole",), "update": ("iam:PassRole",)},
     # https://docs.aws.amazon.com/codeartifact/latest/ug/domain-create.html (the key of a domain)
     "AWS::CodeArtifact::Domain": {"create": ("kms:CreateGrant", "kms:DescribeKey")},
 }  # fmt: skip
 #: type → (resource type of IAM, placeholder → property); "" is the name or, when there is one, the id
 OWN: dict[str, tuple[str, dict[str, str]]] = {
+    "AWS::Athena::NamedQuery": ("workgroup", {"WorkGroupName": "WorkGroup"}),
+    "AWS::Athena::WorkGroup": ("workgroup", {"WorkGroupName": "Name"}),
     "AWS::Budgets::Budget": ("budget", {"BudgetName": "Budget.BudgetName"}),
     "AWS::CloudFormation::Stack": ("stack", {"StackName": "", "Id": "*"}),
     "AWS::CloudWatch::Alarm": ("alarm", {"AlarmName": "AlarmName"}),
+    "AWS::CloudWatch::Dashboard": ("dashboard", {"DashboardName": "DashboardName"}),
     "AWS::CodeArtifact::Domain": ("domain", {"DomainName": "DomainName"}),
     "AWS::CodeArtifact::PackageGroup": (
         "package-group",
@@ -143,6 +159,8 @@ OWN: dict[str, tuple[str, dict[str, str]]] = {
     "AWS::EC2::VPCEndpoint": ("vpc-endpoint", {}),
     "AWS::ECR::Repository": ("repository", {"RepositoryName": "RepositoryName"}),
     "AWS::Events::Rule": ("rule-on-default-event-bus", {"RuleName": "Name"}),
+    "AWS::Glue::Database": ("database", {"DatabaseName": "DatabaseInput.Name"}),
+    "AWS::Glue::Table": ("table", {"DatabaseName": "DatabaseName", "TableName": "TableInput.Name"}),
     "AWS::IAM::ManagedPolicy": ("policy", {"PolicyNameWithPath": "ManagedPolicyName"}),
     "AWS::IAM::Role": ("role", {"RoleNameWithPath": "RoleName"}),
     "AWS::KMS::Alias": ("alias", {"Alias": "AliasName"}),
@@ -150,6 +168,9 @@ OWN: dict[str, tuple[str, dict[str, str]]] = {
     "AWS::Lambda::Function": ("function", {"FunctionName": "FunctionName"}),
     "AWS::Lambda::Permission": ("function", {"FunctionName": "FunctionName"}),
     "AWS::Logs::LogGroup": ("log-group", {"LogGroupName": "LogGroupName"}),
+    "AWS::QuickSight::DataSet": ("dataset", {"ResourceId": "DataSetId"}),
+    "AWS::QuickSight::DataSource": ("datasource", {"ResourceId": "DataSourceId"}),
+    "AWS::QuickSight::Dashboard": ("dashboard", {"ResourceId": "DashboardId"}),
     "AWS::S3::Bucket": ("bucket", {"BucketName": "BucketName"}),
     "AWS::S3::BucketPolicy": ("bucket", {"BucketName": "Bucket"}),
     "AWS::SNS::Subscription": ("topic", {"TopicName": "TopicArn"}),
@@ -200,6 +221,7 @@ ROLES: dict[str, tuple[tuple[str, str], ...]] = {
     "AWS::EC2::FlowLog": (("DeliverLogsPermissionArn", "vpc-flow-logs"),),
     "AWS::Events::Rule": (("RoleArn", "events"), ("Targets.*.RoleArn", "events")),
     "AWS::Lambda::Function": (("Role", "lambda"),),
+    "AWS::QuickSight::DataSource": (("DataSourceParameters.AthenaParameters.RoleArn", "quicksight"),),
     "AWS::S3::Bucket": (("ReplicationConfiguration.Role", "s3"),),
     "AWS::SNS::Subscription": (("SubscriptionRoleArn", "sns"),),
     "AWS::SNS::Topic": (
@@ -642,6 +664,37 @@ def _topics(resource: Resource, place: Place) -> Targets:
         yield str(topic), {}
 
 
+def _catalog(resource: Resource, place: Place) -> Targets:
+    """A call about a database or a table needs the right on all that is above it."""
+    props, prefix = resource.properties, place.arn("arn:${Partition}:glue:${Region}:${Account}:")
+    database = str(props.get("DatabaseName") or props.get("DatabaseInput", {}).get("Name") or "*")
+    yield f"{prefix}catalog", {}
+    yield f"{prefix}database/{database}", {}
+    if resource.type == "AWS::Glue::Table":
+        yield own_arn(resource, place), {}
+
+
+def _whole_database(resource: Resource, place: Place) -> Targets:
+    """Deleting a database needs the right on all that is in it, too."""
+    yield from _catalog(resource, place)
+    database = own_arn(resource, place).rpartition("/")[2]
+    for kind in ("table", "userDefinedFunction"):
+        yield place.arn(f"arn:${{Partition}}:glue:${{Region}}:${{Account}}:{kind}/{database}/*"), {}
+
+
+def _sources_of_data(resource: Resource, place: Place) -> Targets:
+    """The data sources that the tables of a data set name."""
+    for table in (resource.properties.get("PhysicalTableMap") or {}).values():
+        for one in table.values():
+            yield str(one.get("DataSourceArn", "")), {}
+
+
+def _data_sets(resource: Resource, place: Place) -> Targets:
+    """The data sets that a dashboard shows."""
+    for arn in _reach(resource.properties, "Definition.DataSetIdentifierDeclarations.*.DataSetArn"):
+        yield arn, {}
+
+
 def _nothing(resource: Resource, place: Place) -> Targets:
     yield from ()
 
@@ -661,6 +714,14 @@ _SPECIAL: dict[str, Callable[[Resource, Place], Targets]] = {
     "AWS::EC2::VPCEndpoint ec2:ModifyVpcEndpoint": _ec2(
         subnet="SubnetIds.*", security_group="SecurityGroupIds.*", route_table="RouteTableIds.*"
     ),
+    "AWS::Glue::Database glue:CreateDatabase": _catalog,
+    "AWS::Glue::Database glue:DeleteDatabase": _whole_database,
+    "AWS::Glue::Database glue:GetDatabase": _catalog,
+    "AWS::Glue::Database glue:UpdateDatabase": _catalog,
+    "AWS::Glue::Table glue:CreateTable": _catalog,
+    "AWS::Glue::Table glue:DeleteTable": _catalog,
+    "AWS::Glue::Table glue:GetTable": _catalog,
+    "AWS::Glue::Table glue:UpdateTable": _catalog,
     "AWS::IAM::ManagedPolicy iam:AttachRolePolicy": _attached_roles,
     "AWS::IAM::ManagedPolicy iam:DetachRolePolicy": _attached_roles,
     "AWS::IAM::Policy iam:DeleteRolePolicy": _attached_roles,
@@ -674,6 +735,9 @@ _SPECIAL: dict[str, Callable[[Resource, Place], Targets]] = {
     "AWS::KMS::Alias kms:CreateAlias": _alias_and_key,
     "AWS::KMS::Alias kms:DeleteAlias": _alias_and_key,
     "AWS::KMS::Alias kms:UpdateAlias": _alias_and_key,
+    "AWS::QuickSight::DataSet quicksight:CreateDataSet": _sources_of_data,
+    "AWS::QuickSight::DataSet quicksight:PassDataSource": _sources_of_data,
+    "AWS::QuickSight::Dashboard quicksight:PassDataSet": _data_sets,
     "AWS::SNS::TopicPolicy sns:SetTopicAttributes": _topics,
     "AWS::SageMaker::Endpoint sagemaker:CreateEndpoint": _endpoint_and_configuration,
     "AWS::SageMaker::Endpoint sagemaker:UpdateEndpoint": _endpoint_and_configuration,

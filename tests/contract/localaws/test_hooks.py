@@ -332,6 +332,33 @@ def test_hook_stack_permissions(cloud):
     assert cloud.client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]["RoleARN"] == role
 
 
+def test_hook_queries(cloud):
+    """A workgroup's settings go before the caller's, and a query reads what SQL of Athena asks for."""
+    athena, group, bucket = cloud.client("athena"), cloud.name("group"), cloud.bucket()
+    settings = {"EnforceWorkGroupConfiguration": True}
+    settings["ResultConfiguration"] = {"OutputLocation": f"s3://{bucket}/own/"}
+    athena.create_work_group(Name=group, Configuration=settings)
+
+    def asked(sql: str) -> dict[str, Any]:
+        other = {"OutputLocation": f"s3://{bucket}/other/"}
+        started = athena.start_query_execution(QueryString=sql, WorkGroup=group, ResultConfiguration=other)
+        identity = started["QueryExecutionId"]
+
+        def ended() -> Any:
+            found = athena.get_query_execution(QueryExecutionId=identity)["QueryExecution"]
+            return found if found["Status"]["State"] not in ("QUEUED", "RUNNING") else None
+
+        return cloud.wait(ended, 30, sql)
+
+    place = asked("SELECT date_format(current_timestamp, '%Y') AS year")["ResultConfiguration"]
+    assert place["OutputLocation"].startswith(f"s3://{bucket}/own/")
+    body = cloud.client("s3").get_object(Bucket=bucket, Key=place["OutputLocation"].split("/", 3)[3])["Body"]
+    assert re.fullmatch(rb'"year"\n"\d{4}"\n', body.read())
+    assert "not registered" in asked("SELECT strftime(current_timestamp, '%Y')")["Status"]["StateChangeReason"]
+    with pytest.raises(ClientError, match="WorkGroup is not found"):
+        athena.start_query_execution(QueryString="SELECT 1", WorkGroup="nowhere")
+
+
 def test_hook_trust_policies(cloud):
     statement = {"Effect": "Allow", "Action": "sts:AssumeRole"}
     document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
