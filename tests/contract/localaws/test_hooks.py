@@ -354,7 +354,8 @@ def test_hook_queries(cloud):
     assert place["OutputLocation"].startswith(f"s3://{bucket}/own/")
     body = cloud.client("s3").get_object(Bucket=bucket, Key=place["OutputLocation"].split("/", 3)[3])["Body"]
     assert re.fullmatch(rb'"year"\n"\d{4}"\n', body.read())
-    assert "not registered" in asked("SELECT strftime(current_timestamp, '%Y')")["Status"]["StateChangeReason"]
+    status = asked("SELECT strftime(current_timestamp, '%Y')")["Status"]
+    assert "not registered" in status["StateChangeReason"]
     with pytest.raises(ClientError, match="WorkGroup is not found"):
         athena.start_query_execution(QueryString="SELECT 1", WorkGroup="nowhere")
 
