@@ -44,7 +44,7 @@ def test_create_does_nothing(load: Callable, event: Callable) -> None:
 
 def test_stacks_go_first_and_in_order(load: Callable, stub: Callable, event: Callable) -> None:
     cloudformation, sagemaker, slept = stub("cloudformation"), stub("sagemaker"), []
-    for stage in ("monitoring", "production", "staging"):
+    for stage in ("kpi", "monitoring", "production", "staging"):
         name = f"mlops-p-abc-{stage}"
         cloudformation.expect("describe_stacks", stack(name, "CREATE_COMPLETE"), StackName=name)
         cloudformation.expect("delete_stack", None, StackName=name)
@@ -56,7 +56,7 @@ def test_stacks_go_first_and_in_order(load: Callable, stub: Callable, event: Cal
         event("Delete", "cleanup-p-abc", **PROJECT), clients.__getitem__, lambda: 800, slept.append
     )
     assert answer == ("cleanup-p-abc", {})
-    assert len(slept) == 3
+    assert len(slept) == 4
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_stack_that_stays_is_named(
     status: str, seconds: int, message: str, load: Callable, stub: Callable, event: Callable
 ) -> None:
     module, cloudformation = load("project_cleanup"), stub("cloudformation")
-    name = "mlops-p-abc-monitoring"
+    name = "mlops-p-abc-kpi"
     cloudformation.expect("describe_stacks", stack(name, "CREATE_COMPLETE"), StackName=name)
     cloudformation.expect("delete_stack", None, StackName=name)
     cloudformation.expect("describe_stacks", stack(name, status), StackName=f"arn:{name}")
@@ -108,7 +108,7 @@ def test_running_pipeline_is_stopped_once_and_then_deleted(load: Callable, stub:
 def test_nothing_more_is_touched(load: Callable, stub: Callable, event: Callable) -> None:
     """Model versions and data stay: the stub would refuse a further call."""
     cloudformation, sagemaker = stub("cloudformation"), stub("sagemaker")
-    no_stacks(cloudformation, "monitoring", "production", "staging")
+    no_stacks(cloudformation, "kpi", "monitoring", "production", "staging")
     no_pipelines(sagemaker)
     clients = {"cloudformation": cloudformation.client, "sagemaker": sagemaker.client}
     load("project_cleanup").on_event(event("Delete", "cleanup-p-abc", **PROJECT), clients.__getitem__)
@@ -120,7 +120,7 @@ def test_denied_is_not_gone(load: Callable, stub: Callable, event: Callable) -> 
         "describe_stacks",
         "AccessDenied",
         "not authorized, does not exist",
-        StackName="mlops-p-abc-monitoring",
+        StackName="mlops-p-abc-kpi",
     )
     with pytest.raises(cloudformation.client.exceptions.ClientError, match="AccessDenied"):
         load("project_cleanup").on_event(
