@@ -65,6 +65,7 @@ SSM_CONTRACT = {
         /mlops/projects/<id>/lifecycle-config-arn
         /mlops/projects/<id>/model-package-group-name
         /mlops/projects/<id>/notification-topic-arn
+        /mlops/projects/<id>/quicksight-role-arn
         /mlops/projects/<id>/user-product-id
         /mlops/projects/<id>/build-pipeline-name
         /mlops/projects/<id>/deploy-pipeline-name
