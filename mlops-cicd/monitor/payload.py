@@ -243,4 +243,4 @@ def as_number(value: Any) -> float | None:
     return number if abs(number) <= LARGEST_NUMBER else None  # false for a NaN too
 
 
-LARGEST_NUMBER = 1e150  # its square is still a number; a larger one is no measurement
+LARGEST_NUMBER = 1e140  # the sum of the squares of many is still a number; a larger one is no measurement

@@ -62,6 +62,7 @@ class Settings:
     output: Path = PROCESSING / "output"
     capture: Path | None = None  # a folder instead of capture_uri
     ground_truth: Path | None = None
+    publishes: bool = True  # metrics; not on a laptop, where no endpoint is named
     options: dict[str, Any] = field(default_factory=dict)  # options.json of the baseline
 
     @classmethod
@@ -71,12 +72,14 @@ class Settings:
         kind = given.get("kind") or env.get("MONITOR_KIND", "")
         if kind not in KINDS:
             raise MonitorError(f"MONITOR_KIND is {kind!r}: it must be one of {', '.join(KINDS)}")
-        if not env.get("ENDPOINT_NAME"):
+        endpoint = env.get("ENDPOINT_NAME", "")
+        if not endpoint and given.get("capture") is None:
             raise MonitorError("ENDPOINT_NAME is not set: the schedule must say which endpoint to look at")
         text = env.get("SCHEDULED_TIME", "")
         values: dict[str, Any] = {
             "kind": kind,
-            "endpoint": env["ENDPOINT_NAME"],
+            "endpoint": endpoint or "local",
+            "publishes": bool(endpoint),
             "scheduled": parse_time(text) if text else datetime.now(UTC).replace(microsecond=0),
             "window_minutes": whole_number(env, "WINDOW_MINUTES", 60, 1),
             "delay_minutes": whole_number(env, "DELAY_MINUTES", 0, 0),
