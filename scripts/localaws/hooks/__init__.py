@@ -77,6 +77,7 @@ def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.T
     clocks.use_clock(cloud)
     cloudformation.read_template_urls()
     cloudformation.allow_service_tags()
+    cloudformation.tell_of_stacks(cloud)
     network.read_prefix_lists()
     network.keep_vpc_endpoints()
     network.session_networks(cloud)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from localaws import refusals, resource
 from localaws.errors import AwsError
+from localaws.hooks.events import put_service_event
 
 if TYPE_CHECKING:
     from localaws.cloud import Cloud
@@ -21,6 +22,11 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.cloudformation.provisioners:_delete_predecessor",
         "ministack.services.cloudformation.provisioners:_DEFERRED_PREDECESSOR_DELETES",
         "ministack.services.cloudformation.stacks:_runs_on_worker_thread",
+    ),
+    "stack_events": (
+        "ministack.services.cloudformation.stacks:_add_event",
+        "ministack.services.cloudformation.handlers:_add_event",
+        "ministack.services.cloudformation.changesets:_add_event",
     ),
     "template_url": ("ministack.services.cloudformation.helpers:_resolve_document",),
     "service_tags": ("ministack.services.cloudformation.helpers:_validate_stack_tags",),
@@ -66,6 +72,35 @@ def register_types(cloud: Cloud, types: list[resource.ResourceType]) -> None:
             _check_first(cloud, name, handler)
     blocking = stacks._runs_on_worker_thread
     stacks._runs_on_worker_thread = lambda t: t in ours or t in refusals.CHECKS or blocking(t)
+
+
+def tell_of_stacks(cloud: Cloud) -> None:
+    """Put the event of each change of a stack's status on the default bus.
+
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/event-detail-stack-status-change.html
+    """
+    from ministack.services.cloudformation import changesets, handlers, stacks
+
+    add = stacks._add_event
+
+    def told(
+        stack_id: str, stack_name: str, logical_id: str, kind: str, status: str, reason: str = "", *rest: Any,
+        **named: Any,
+    ) -> None:  # fmt: skip
+        add(stack_id, stack_name, logical_id, kind, status, reason, *rest, **named)
+        if kind != "AWS::CloudFormation::Stack" or logical_id != stack_name:
+            return  # a resource; a nested stack is one of its parent's, and tells of itself too
+        detail = {"stack-id": stack_id, "status-details": {"status": status, "status-reason": reason}}
+        if token := stacks.CLIENT_REQUEST_TOKEN.get():
+            detail["client-request-token"] = token
+        # deliveries call the cloud, in which the stack is being changed
+        cloud.spawn(
+            put_service_event,
+            *(cloud, "aws.cloudformation", "CloudFormation Stack Status Change", detail, [stack_id]),
+            name="stack-event",
+        )
+
+    stacks._add_event = handlers._add_event = changesets._add_event = told
 
 
 def refuse_findings(type_name: str, logical_id: str, props: dict[str, Any]) -> None:

@@ -75,6 +75,8 @@ def register_targets(cloud: Cloud, targets: dict[str, Target]) -> None:
         service = _service(target)
         if service == "scheduler":
             return _universal(cloud, target, event, rule)
+        if service == "lambda" and ":scheduler:" in rule.get("Arn", ""):
+            return _universal(cloud, _invocation(target), event, rule)
         if service in targets:
             return cloud.spawn(ours, target, event, rule, view, name=f"target-{service}")
         if reason := _forbidden(cloud, service, target, rule):
@@ -162,6 +164,19 @@ def refuse_targets_without_role() -> None:
         return original(target) or (reason and error_response_json("ValidationException", reason, 400))
 
     eventbridge._validate_target_arn = validate
+
+
+def _invocation(target: dict) -> dict:
+    """A schedule calls a function under its role, and asks no policy of the function; as an API call.
+
+    https://docs.aws.amazon.com/scheduler/latest/UserGuide/managing-targets-templated.html
+    """
+    call = {
+        "FunctionName": target["Arn"],
+        "InvocationType": "Event",
+        "Payload": target.get("Input") or "{}",
+    }
+    return {**target, "Arn": "arn:aws:scheduler:::aws-sdk:lambda:invoke", "Input": json.dumps(call)}
 
 
 def _universal(cloud: Cloud, target: dict, event: dict, schedule: dict) -> None:

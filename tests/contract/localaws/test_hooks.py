@@ -178,6 +178,73 @@ def test_hook_scheduler_targets(cloud):
     scheduler.delete_schedule(Name=name)
 
 
+def test_hook_stack_events(cloud):
+    heard = cloud.listen(source=["aws.cloudformation"])
+    stack = cloud.stack({"Kept": {"Type": "AWS::SNS::Topic"}})
+    arn = cloud.client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]["StackId"]
+
+    def told() -> dict[str, str]:
+        mine = [e["detail"] for e in heard() if e["detail"]["stack-id"] == arn]
+        return {one["status-details"]["status"]: one["status-details"]["status-reason"] for one in mine}
+
+    cloud.wait(lambda: "CREATE_COMPLETE" in told(), what="the stack's end")
+    assert set(told()) == {"CREATE_IN_PROGRESS", "CREATE_COMPLETE"}, "a resource is not the stack"
+    (event,) = [e for e in heard() if "COMPLETE" in str(e) and e["detail"]["stack-id"] == arn]
+    assert event["detail-type"] == "CloudFormation Stack Status Change"
+    assert event["resources"] == [arn]
+    cloud.delete_stack(stack)
+    cloud.wait(lambda: "DELETE_COMPLETE" in told(), what="the stack's deletion")
+
+
+FUNCTION = """
+import boto3
+def handler(event, context):
+    boto3.client("ssm").put_parameter(Name=event["name"], Type="String", Value=event["time"])
+"""
+
+
+def test_schedule_calls_a_function_under_its_role(cloud, pack):
+    """EventBridge Scheduler asks the schedule's role, no policy of the function, and fills in the input."""
+    client, scheduler, ssm = cloud.client("lambda"), cloud.client("scheduler"), cloud.client("ssm")
+    name, weak = cloud.name("called"), cloud.role("scheduler")
+    cloud.client("iam").delete_role_policy(RoleName=weak.rpartition("/")[2], PolicyName="all")
+    arn = client.create_function(
+        FunctionName=name,
+        Runtime="python3.13",
+        Handler="index.handler",
+        Role=cloud.role("lambda"),
+        Code={"ZipFile": pack({"index.py": FUNCTION})},
+    )["FunctionArn"]
+    for number, role in enumerate((cloud.role("scheduler"), weak)):
+        what = {"name": f"/{name}/{number}", "time": "<aws.scheduler.scheduled-time>"}
+        scheduler.create_schedule(
+            Name=f"{name}-{number}",
+            ScheduleExpression="rate(1 hour)",
+            FlexibleTimeWindow={"Mode": "OFF"},
+            Target={"Arn": arn, "RoleArn": role, "Input": json.dumps(what)},
+        )
+
+    def found() -> dict[str, str]:
+        return {p["Name"]: p["Value"] for p in ssm.get_parameters_by_path(Path=f"/{name}")["Parameters"]}
+
+    def lost() -> list[str]:
+        return [one for one in cloud.control("health")["undelivered"] if f"{name}-1" in one]
+
+    before = cloud.control("settings")["enforce"]
+    cloud.control("settings", enforce=True)
+    cloud.control("clock", advance_seconds=3700)
+    try:
+        cloud.wait(found, what="the function's call")
+        cloud.wait(lost, what="the refusal")
+    finally:
+        cloud.control("settings", enforce=before)
+        for number in range(2):
+            scheduler.delete_schedule(Name=f"{name}-{number}")
+    assert list(found()) == [f"/{name}/0"]
+    assert found()[f"/{name}/0"].endswith(":00Z")
+    assert "lambda:InvokeFunction" in lost()[0]
+
+
 def test_hook_clock(cloud):
     before = cloud.control("clock")["offset_seconds"]
     events, sqs, name = cloud.client("events"), cloud.client("sqs"), cloud.name("hourly")
