@@ -66,7 +66,7 @@ def test_the_monitor_is_uploaded_once_under_its_hash(project: Project) -> None:
     uri = upload_monitor(s3, BUCKET, KEY)
     assert upload_monitor(s3, BUCKET, KEY) == uri
     key = uri.partition(f"{BUCKET}/")[2]
-    assert key.endswith("/monitor.py")
+    assert key.endswith("/monitor.pyz")
     head = s3.head_object(Bucket=BUCKET, Key=key)
     assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", KEY)
 

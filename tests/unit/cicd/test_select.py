@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 
 from mlops_cicd import select
 from mlops_cicd.console import Fault
+from mlops_cicd.monitor_code import pack
 
 from .conftest import BUCKET, ECR, GROUP_ARN, NAME, PROJECT_ID, ROOT, Session
 
@@ -147,7 +148,7 @@ def test_the_monitors_code_is_where_its_parameter_says(aws: None, project_dir: P
         rendered["monitoring"]["Parameters"]["MonitorCodeUri"].removeprefix("s3://").partition("/")
     )
     body = boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
-    assert body == (ROOT / "mlops-cicd/monitor/monitor.py").read_bytes()
+    assert body == pack()
 
 
 @pytest.mark.parametrize(
