@@ -35,6 +35,7 @@ VERDICTS = {
 LONGEST = 80  # characters of a name or value that are shown
 CHARTS = 12  # that are open; the others are folded
 MOST_CHARTS = 60
+OPEN_ROWS = 15  # of the measures; more if more drifted
 MOST_ROWS = 500
 MOST_CATEGORIES = 8
 BINS = 10
@@ -172,6 +173,11 @@ def el(name: str, *content: str, **attributes: Any) -> Html:
         if value != ""
     )
     return Html(f"<{name}{given}>{''.join(content)}</{name}>")
+
+
+def folded(count: int, content: str) -> Html:
+    """So many more, for those who want them."""
+    return el("details", el("summary", f"{count} more"), content)
 
 
 def span(summary: Mapping[str, Any]) -> str:
@@ -313,7 +319,7 @@ def measures_part(measures: Sequence[Mapping[str, Any]]) -> list[str]:
         (
             "hit" if m.get("violated") else "",
             (
-                Html("▲ drifted") if m.get("violated") else "",
+                Html("▲&nbsp;drifted") if m.get("violated") else "",
                 m.get("subject", ""),
                 m.get("name", ""),
                 number(m.get("value")),
@@ -326,7 +332,11 @@ def measures_part(measures: Sequence[Mapping[str, Any]]) -> list[str]:
         for m in ordered[:MOST_ROWS]
     ]
     head = ("", "Subject", "Measure", "Now", "Baseline", "Limit", "p-value", "")
-    return ["<h2>Measures</h2>", table(head, rows, (3, 4, 5, 6)), *cut(measures)]
+    first = max(OPEN_ROWS, sum(bool(m.get("violated")) for m in measures))
+    parts = ["<h2>Measures</h2>", table(head, rows[:first], (3, 4, 5, 6))]
+    if rows[first:]:
+        parts.append(folded(len(rows) - first, table(head, rows[first:], (3, 4, 5, 6))))
+    return [*parts, *cut(measures)]
 
 
 def history_part(history: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -422,11 +432,7 @@ def charts(
         f'<div class="grid">{"".join(figures[:CHARTS])}</div>',
     ]
     if figures[CHARTS:]:
-        rest = "".join(figures[CHARTS:])
-        parts.append(
-            f"<details><summary>{len(figures) - CHARTS} more</summary>"
-            f'<div class="grid">{rest}</div></details>'
-        )
+        parts.append(folded(len(figures) - CHARTS, el("div", *figures[CHARTS:], class_="grid")))
     return parts
 
 

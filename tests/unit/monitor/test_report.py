@@ -186,7 +186,7 @@ def test_the_verdict_stands_before_everything_else():
     order = ["Drift found: 1 violation", "amount", "0.42", "limit 0.1", "Records judged", "1,234", "Measures"]
     places = [text.index(part) for part in order]
     assert places == sorted(places)
-    assert text.index("Measures") < text.index("▲ drifted") < text.index("age")
+    assert text.index("Measures") < text.index("▲\xa0drifted") < text.index("age")
 
 
 @pytest.mark.parametrize(
@@ -412,3 +412,13 @@ def test_the_window_names_its_day_once():
     assert report.span(DRIFTED) == "2026-03-04 11:00 to 12:00"
     over_midnight = {**DRIFTED, "window_start": "2026-03-03T23:00:00Z"}
     assert report.span(over_midnight) == "2026-03-03 23:00 to 2026-03-04 12:00"
+
+
+def test_every_measure_that_drifted_is_open_and_the_others_are_folded():
+    names = [f"m{i:02}" for i in range(40)]
+    measures = [{"subject": n, "name": "x", "value": 1, "threshold": 1, "violated": n < "m20"} for n in names]
+    text = report.render(summary("data_quality", status="violations", measures=measures), {})
+    start, end = text.index("<details><summary>20 more"), text.index("</details>")
+    assert [name for name in names if start < text.index(name) < end] == names[20:]
+    calm = report.render(summary("data_quality", measures=[{**m, "violated": False} for m in measures]), {})
+    assert "<summary>25 more" in calm
