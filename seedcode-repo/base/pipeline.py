@@ -1,9 +1,9 @@
 """The project's SageMaker pipeline.
 
     Preprocess -> Train -> Evaluate -> CheckQuality -> RegisterModel    the metric reaches the threshold
-       |                                         |        |
-       |                                         +-> QualityTooLow      it does not: the run fails and says so
-       +-> DataQualityBaseline ---------------------------+
+       |            |                            |        |
+       |            |                            +-> QualityTooLow      it does not: the run fails and says so
+       +------------+-> MonitoringBaseline ---------------+
 
 The build pipeline calls get_pipeline(), creates or updates the pipeline with what it returns, and starts it.
 Everything that changes from project to project comes from mlops.yml (settings["config"]) and from the
@@ -14,12 +14,13 @@ whose inputs did not change is not run again. Therefore nothing here may depend 
 """
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
 from sagemaker.core.drift_check_baselines import DriftCheckBaselines
-from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
+from sagemaker.core.model_metrics import FileSource, MetricsSource, ModelMetrics
 from sagemaker.core.network import NetworkConfig
 from sagemaker.core.processing import Processor
 from sagemaker.core.shapes import (
@@ -54,6 +55,8 @@ ROOT = Path(__file__).resolve().parent
 PROCESSING = "/opt/ml/processing"
 CACHE = CacheConfig(enable_caching=True, expire_after="P30D")
 JSON = "application/json"
+# The kinds of monitor, as mlops.yml names them. Data quality needs no block there, the others do.
+MONITORS = ("data_quality", "model_quality", "model_bias", "model_explainability")
 
 
 def get_pipeline(settings: dict[str, Any], session: PipelineSession) -> Pipeline:
@@ -74,6 +77,9 @@ def get_pipeline(settings: dict[str, Any], session: PipelineSession) -> Pipeline
         "TrainingInstanceType", default_value=config["training"]["instance_type"]
     )
     threshold = ParameterFloat("MetricThreshold", default_value=float(evaluation["threshold"]))
+    # Why this run was started, kept with the version; the registry takes letters, digits, spaces and _.:/=+-@
+    reason = ParameterString("RetrainingReason", default_value="code")
+    parameters: list[Any] = [input_data, processing_instance, training_instance, threshold]
 
     preprocess = ProcessingStep(
         name="Preprocess",
@@ -133,9 +139,11 @@ def get_pipeline(settings: dict[str, Any], session: PipelineSession) -> Pipeline
     steps: list[Any] = [preprocess, train, evaluate]
     registration: list[Any] = []
     if register:
-        baseline = data_quality_baseline(settings, session, processing_instance, preprocess)
+        baseline = monitoring_baseline(settings, session, processing_instance, preprocess, train)
         steps.append(baseline)
-        registration = [registration_step(settings, session, train, evaluate, baseline, input_data)]
+        origin = {"data_uri": input_data, "retraining_reason": reason}
+        registration = [registration_step(settings, session, train, evaluate, baseline, origin)]
+        parameters.append(reason)
 
     metric = evaluation["metric"]
     value = JsonGet(
@@ -163,7 +171,7 @@ def get_pipeline(settings: dict[str, Any], session: PipelineSession) -> Pipeline
     )
     return Pipeline(
         name=settings["pipeline_name"],
-        parameters=[input_data, processing_instance, training_instance, threshold],
+        parameters=parameters,
         steps=[*steps, check],
         sagemaker_session=session,
         pipeline_experiment_config=None,  # Experiments Classic is gone from Studio
@@ -171,11 +179,7 @@ def get_pipeline(settings: dict[str, Any], session: PipelineSession) -> Pipeline
 
 
 def training_data(settings: dict[str, Any], session: PipelineSession) -> str:
-    """Return the S3 URI of the training data.
-
-    A file of the repository is uploaded under its hash, once: the same data has the same address, so
-    Preprocess is cached, and changed data is a new address.
-    """
+    """Return the S3 URI of the training data: a CSV file, or a folder of such."""
     source = settings["config"]["data"]["source"]
     if source.startswith("s3://"):
         return source
@@ -184,9 +188,23 @@ def training_data(settings: dict[str, Any], session: PipelineSession) -> str:
         raise FileNotFoundError(
             f"mlops.yml: data.source is {source!r}, and there is no such file in the repository"
         )
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    bucket, key = settings["bucket"], f"data/{digest}/{path.name}"
+    return upload(settings, session, "data", path.name, path.read_bytes(), "text/csv")
+
+
+def upload(
+    settings: dict[str, Any],
+    session: PipelineSession,
+    folder: str,
+    name: str,
+    content: bytes,
+    content_type: str,
+) -> str:
+    """Upload a file under its hash, once, and return its S3 URI.
+
+    The same content has the same address, so the steps that read it are cached, and changed content is a new
+    address.
+    """
+    bucket, key = settings["bucket"], f"{folder}/{hashlib.sha256(content).hexdigest()}/{name}"
     s3 = session.boto_session.client("s3")
     try:
         s3.head_object(Bucket=bucket, Key=key)
@@ -199,7 +217,7 @@ def training_data(settings: dict[str, Any], session: PipelineSession) -> str:
             if settings.get("key_arn")
             else {}
         )
-        s3.put_object(Bucket=bucket, Key=key, Body=content, ContentType="text/csv", **encryption)
+        s3.put_object(Bucket=bucket, Key=key, Body=content, ContentType=content_type, **encryption)
     return f"s3://{bucket}/{key}"
 
 
@@ -281,31 +299,87 @@ def trainer(
     )
 
 
-def data_quality_baseline(
+def enabled_monitors(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the blocks of mlops.yml for the kinds of monitor that the project wants."""
+    blocks = {"data_quality": {}, **settings["config"]["monitoring"]}
+    return {kind: blocks[kind] for kind in MONITORS if kind in blocks and blocks[kind].get("enabled", True)}
+
+
+def monitoring_baseline(
     settings: dict[str, Any],
     session: PipelineSession,
     instance_type: ParameterString,
     preprocess: ProcessingStep,
+    train: TrainingStep,
 ) -> ProcessingStep:
-    """Statistics and constraints of the training rows, which the monitor compares live traffic with."""
-    quality = settings["config"]["monitoring"].get("data_quality", {})
-    entrypoint = ["python3", f"{PROCESSING}/input/code/monitor.py"]
+    """What the monitors compare live traffic with: a folder for each kind that is enabled."""
+    data = settings["config"]["data"]
+    # A file, because an argument of a job has at most 256 characters.
+    options = json.dumps(enabled_monitors(settings), indent=2, sort_keys=True).encode()
+    where = f"{PROCESSING}/input"
+    entrypoint = ["python3", f"{where}/code/monitor.pyz"]
     return ProcessingStep(
-        name="DataQualityBaseline",
+        name="MonitoringBaseline",
         step_args=processor(settings, session, instance_type, entrypoint, "baseline").run(
             inputs=[
                 mount("code", settings["monitor"]["code_uri"]),
-                mount("baseline", result(preprocess, "baseline")),
+                mount("options", upload(settings, session, "code/monitoring", "options.json", options, JSON)),
+                mount("model", train.properties.ModelArtifacts.S3ModelArtifacts),
+                *(
+                    mount(name, result(preprocess, name))
+                    for name in ("baseline", "train", "validation", "test")
+                ),
             ],
-            outputs=[output(settings, "DataQualityBaseline", "data_quality")],
+            outputs=[output(settings, "MonitoringBaseline", "baseline")],
             arguments=[
-                *("baseline", "--dataset", f"{PROCESSING}/input/baseline"),
-                *("--output", f"{PROCESSING}/output/data_quality"),
-                *("--drift-threshold", str(quality.get("drift_threshold", 0.1))),
+                *("baseline", "--dataset", f"{where}/baseline/baseline.csv", "--train", f"{where}/train"),
+                *("--holdout", f"{where}/validation", "--holdout", f"{where}/test"),
+                *("--model", f"{where}/model", "--target", str(data["target"])),
+                *("--positive-class", str(data.get("positive_class", "1"))),
+                *("--options", f"{where}/options/options.json"),
+                *("--output", f"{PROCESSING}/output/baseline"),
             ],
         ),
         cache_config=CACHE,
     )
+
+
+def baselines(
+    settings: dict[str, Any], evaluate: ProcessingStep, baseline: ProcessingStep
+) -> tuple[ModelMetrics, DriftCheckBaselines]:
+    """What the registry shows of the version, and what its monitors use, for each kind that is enabled."""
+    kinds = enabled_monitors(settings)
+
+    def file(kind: str, name: str) -> MetricsSource | None:
+        return source(baseline, "baseline", f"{kind}/{name}.json") if kind in kinds else None
+
+    def options(kind: str) -> FileSource | None:
+        found = file(kind, "options")
+        return found and FileSource(s3_uri=found.s3_uri, content_type=JSON)
+
+    evaluation = source(evaluate, "evaluation", "evaluation.json")
+    data = {
+        "model_data_statistics": file("data_quality", "statistics"),
+        "model_data_constraints": file("data_quality", "constraints"),
+    }
+    metrics = ModelMetrics(
+        model_statistics=evaluation,
+        model_constraints=file("model_quality", "constraints"),
+        bias=file("model_bias", "analysis"),
+        explainability=file("model_explainability", "analysis"),
+        **data,
+    )
+    checks = DriftCheckBaselines(
+        model_statistics=file("model_quality", "statistics") or evaluation,
+        model_constraints=file("model_quality", "constraints"),
+        bias_config_file=options("model_bias"),
+        bias_pre_training_constraints=file("model_bias", "constraints"),
+        bias_post_training_constraints=file("model_bias", "constraints"),
+        explainability_config_file=options("model_explainability"),
+        explainability_constraints=file("model_explainability", "constraints"),
+        **data,
+    )
+    return metrics, checks
 
 
 def registration_step(
@@ -314,14 +388,12 @@ def registration_step(
     train: TrainingStep,
     evaluate: ProcessingStep,
     baseline: ProcessingStep,
-    input_data: ParameterString,
+    origin: dict[str, ParameterString],
 ) -> ModelStep:
     """The model version: it waits for approval, and carries metrics, baselines and where it is from."""
     config = settings["config"]
     content_types = list(dict.fromkeys([config["inference"].get("content_type", "text/csv"), JSON]))
-    model_quality = source(evaluate, "evaluation", "evaluation.json")
-    statistics = source(baseline, "data_quality", "statistics.json")
-    constraints = source(baseline, "data_quality", "constraints.json")
+    metrics, checks = baselines(settings, evaluate, baseline)
     builder = ModelBuilder(
         image_uri=settings["images"]["inference"],
         s3_model_data_url=train.properties.ModelArtifacts.S3ModelArtifacts,
@@ -338,20 +410,12 @@ def registration_step(
             response_types=content_types,
             inference_instances=instances,
             transform_instances=[config["training"]["instance_type"]],
-            model_metrics=ModelMetrics(
-                model_statistics=model_quality,
-                model_data_statistics=statistics,
-                model_data_constraints=constraints,
-            ),
-            drift_check_baselines=DriftCheckBaselines(
-                model_statistics=model_quality,
-                model_data_statistics=statistics,
-                model_data_constraints=constraints,
-            ),
+            model_metrics=metrics,
+            drift_check_baselines=checks,
             customer_metadata_properties={
                 "commit": settings["commit"],
                 "project_id": settings["project_id"],
-                "data_uri": input_data,
+                **origin,
                 # What the scheduled monitor of this version runs in: the code that made its baseline.
                 "preprocessing_image": settings["images"]["preprocessing"],
             },

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import compose
+from mlops_cicd.monitor_code import pack
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFINE = Path(__file__).with_name("define_pipeline.py")
@@ -112,7 +113,7 @@ def pipeline_settings(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
             {"Key": "sagemaker:project-name", "Value": "credit"},
             {"Key": "mlops:cost-center", "Value": "4711"},
         ],
-        "monitor": {"code_uri": f"s3://{bucket}/code/monitor/0123456789abcdef/monitor.py"},
+        "monitor": {"code_uri": f"s3://{bucket}/code/monitor/0123456789abcdef/monitor.pyz"},
         "config": config,
         **changes,
     }
@@ -139,8 +140,8 @@ def settings(make_settings: Callable[..., dict[str, Any]]) -> dict[str, Any]:
 def definitions(define: Callable, make_settings: Callable, settings: dict, config: dict) -> Definitions:
     """The stable pipeline, and variants of it."""
 
-    def with_data(**changes: Any) -> dict[str, Any]:
-        return make_settings(config={**config, "data": {**config["data"], **changes}})
+    def with_changes(part: str, **changes: Any) -> dict[str, Any]:
+        return make_settings(config={**config, part: {**config[part], **changes}})
 
     experimental = make_settings(register=False, pipeline_name="mlops-p-abc123def456-experimental")
     experimental["images"].pop("inference")
@@ -149,14 +150,23 @@ def definitions(define: Callable, make_settings: Callable, settings: dict, confi
         {
             "stable": settings,
             "experimental": experimental,
-            "data in S3": with_data(source="s3://another-bucket/credit/2026.csv"),
-            "no data": with_data(source="data/missing.csv"),
-            "another seed": with_data(seed=43),
+            "data in S3": with_changes("data", source="s3://another-bucket/credit/2026.csv"),
+            "no data": with_changes("data", source="data/missing.csv"),
+            "another seed": with_changes("data", seed=43),
+            "another schedule": with_changes("monitoring", schedule="rate(1 day)", window_minutes=1440),
+            "another facet": with_changes(
+                "monitoring", model_bias={"facets": [{"name": "job", "values": ["x"]}]}
+            ),
+            "data quality only": with_changes(
+                "monitoring",
+                **{
+                    kind: {"enabled": False}
+                    for kind in ("model_quality", "model_bias", "model_explainability")
+                },
+            ),
+            "without data quality": with_changes("monitoring", data_quality={"enabled": False}),
         }
     )
-
-
-MONITOR = ROOT / "mlops-cicd" / "monitor" / "monitor.py"
 
 
 @pytest.fixture(scope="session")
@@ -170,14 +180,17 @@ def executed(
 ) -> SimpleNamespace:
     """The definition's jobs, run as processes: `outputs` (step, name) -> folder, `model`, `log`."""
     root = tmp_path_factory.mktemp("pipeline")
-    definition = json.loads(definitions["stable"]["definition"])
+    stable = definitions["stable"]
+    definition = json.loads(stable["definition"])
+    (root / "monitor.pyz").write_bytes(pack())
+    (root / "options.json").write_text(*stable["files"].values(), encoding="utf-8")
     steps = {step["Name"]: step["Arguments"] for step in definition["Steps"]}
     folders = {"Parameters.InputDataUri": project / config["data"]["source"]}
     outputs: dict[tuple[str, str], Path] = {}
 
     def fetch(uri: Any, target: Path) -> None:
-        """What SageMaker does with an input: a step's output, a parameter, or the monitor's code."""
-        found = folders[uri["Get"]] if isinstance(uri, dict) else MONITOR
+        """What SageMaker does with an input: a step's output, a parameter, the monitor's code or options."""
+        found = folders[uri["Get"]] if isinstance(uri, dict) else root / uri.rpartition("/")[2]
         if found.is_dir():
             shutil.copytree(found, target)
         else:
@@ -206,7 +219,8 @@ def executed(
             *(
                 word.replace("/opt/program", str(project / "src")).replace("/opt/ml/processing", str(base))
                 for word in command
-            )
+            ),
+            env=environment | {"PROGRAM_DIR": str(project / "src")},  # /opt/program of the image
         )
         assert done.returncode == 0, f"{name}: {done.stderr}"
 
@@ -233,5 +247,5 @@ def executed(
         for file in (train / "model").iterdir():
             archive.add(file, file.name)
     process("Evaluate")
-    process("DataQualityBaseline")
+    process("MonitoringBaseline")
     return SimpleNamespace(outputs=outputs, model=train / "model", log=done.stdout)

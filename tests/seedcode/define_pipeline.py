@@ -1,6 +1,6 @@
 """Print a project's pipeline definitions, made with the AWS API mocked.
 
-python define_pipeline.py <project folder> < {name: settings, …} > {name: {"definition": …, "objects": …}, …}
+python define_pipeline.py <project folder> < {name: settings} > {name: {"definition", "objects", "files"}}
 
 A program of its own: the tests compare what two processes make of the same files, and several projects have
 the same module names. A definition that fails is given as {"error": …}.
@@ -37,8 +37,13 @@ def define(settings: dict[str, Any]) -> dict[str, Any]:
             return {"error": str(error)}
         keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
         heads = {key: s3.head_object(Bucket=bucket, Key=key) for key in keys}
+        files = {
+            key: s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode()
+            for key in keys
+            if key.endswith(".json")
+        }
     objects = {key: [head["ContentLength"], head.get("SSEKMSKeyId")] for key, head in heads.items()}
-    return {"definition": definition, "objects": objects}
+    return {"definition": definition, "objects": objects, "files": files}
 
 
 def refuse(self: socket.socket, address: object) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from monitor import formats
+
 FIRST_ANSWER_SECONDS = 30
 
 
@@ -46,14 +48,51 @@ def test_training_logs_the_metrics_that_the_definition_looks_for(
         assert 0.5 < float(value) < 1
 
 
-def test_the_baseline_has_every_feature_that_a_request_has(executed: SimpleNamespace):
-    folder = executed.outputs["DataQualityBaseline", "data_quality"]
+@pytest.fixture(scope="module")
+def baselines(executed: SimpleNamespace) -> Path:
+    """The output of step MonitoringBaseline: a folder for each kind."""
+    return executed.outputs["MonitoringBaseline", "baseline"]
+
+
+@pytest.mark.parametrize("kind", ["data_quality", "model_quality", "model_bias", "model_explainability"])
+def test_the_baseline_of_every_kind_is_there_and_has_the_documented_form(
+    baselines: Path, executed: SimpleNamespace, config: dict[str, Any], kind: str
+):
+    """The files that the registration refers to; a monitor needs options.json besides."""
+    names = {"statistics.json", "constraints.json", "options.json"}
+    names |= {"analysis.json"} if kind in ("model_bias", "model_explainability") else set()
+    files = {file.name: json.loads(file.read_text()) for file in (baselines / kind).glob("*.json")}
+    assert names == set(files)
+    for name in names - {"options.json"}:
+        assert formats.problems(kind, name, files[name]) == []
+    features = json.loads((executed.model / "metadata.json").read_text())["features"]
+    assert files["options.json"]["features"] == [feature["name"] for feature in features]
+    assert files["options.json"]["settings"] == config["monitoring"][kind]
+    assert files["options.json"]["target"] == config["data"]["target"]
+
+
+def test_the_baseline_of_the_data_has_every_feature_that_a_request_has(
+    baselines: Path, executed: SimpleNamespace
+):
     names = [
         feature["name"] for feature in json.loads((executed.model / "metadata.json").read_text())["features"]
     ]
     for file in ("statistics.json", "constraints.json"):
-        features = json.loads((folder / file).read_text())["features"]
+        features = json.loads((baselines / "data_quality" / file).read_text())["features"]
         assert [feature["name"] for feature in features] == names, file
+
+
+def test_the_sample_for_simulated_traffic_is_what_a_request_looks_like(baselines: Path, project: Path):
+    rows = (baselines / "data_quality" / "sample.csv").read_text().splitlines()
+    assert 0 < len(rows) <= 100
+    assert set(rows) <= set(raw_rows(project, 1000).splitlines())  # written as they came
+
+
+def test_the_baseline_knows_the_groups_of_mlops_yml(baselines: Path, config: dict[str, Any]):
+    analysis = json.loads((baselines / "model_bias" / "analysis.json").read_text())
+    facets = {facet["name"] for facet in config["monitoring"]["model_bias"]["facets"]}
+    for part in ("pre_training_bias_metrics", "post_training_bias_metrics"):
+        assert set(analysis[part]["facets"]) == facets
 
 
 def test_the_model_reaches_the_threshold_of_mlops_yml(evaluation: dict[str, Any], config: dict[str, Any]):

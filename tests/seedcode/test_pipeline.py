@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def test_the_steps_and_what_they_are(steps: dict[str, Any]):
         "Preprocess": "Processing",
         "Train": "Training",
         "Evaluate": "Processing",
-        "DataQualityBaseline": "Processing",
+        "MonitoringBaseline": "Processing",
         "CheckQuality": "Condition",
         "RegisterModel": "RegisterModel",
         "QualityTooLow": "Fail",
@@ -90,7 +91,8 @@ def test_the_data_is_uploaded_under_its_hash_with_the_projects_key(
 ):
     file = project / settings["config"]["data"]["source"]
     key = f"data/{hashlib.sha256(file.read_bytes()).hexdigest()}/{file.name}"
-    assert defined["objects"] == {key: [file.stat().st_size, settings["key_arn"]]}
+    assert defined["objects"][key] == [file.stat().st_size, settings["key_arn"]]
+    assert {key_arn for _, key_arn in defined["objects"].values()} == {settings["key_arn"]}
     defaults = {parameter["Name"]: parameter["DefaultValue"] for parameter in definition["Parameters"]}
     assert defaults["InputDataUri"] == f"s3://{settings['bucket']}/{key}"
 
@@ -99,7 +101,7 @@ def test_data_in_s3_is_used_where_it_is(definitions: Definitions):
     defined = definitions["data in S3"]
     defaults = {p["Name"]: p["DefaultValue"] for p in json.loads(defined["definition"])["Parameters"]}
     assert defaults["InputDataUri"] == "s3://another-bucket/credit/2026.csv"
-    assert defined["objects"] == {}
+    assert [key for key in defined["objects"] if key.startswith("data/")] == []
 
 
 def test_a_data_file_that_is_not_there_is_named(definitions: Definitions):
@@ -116,6 +118,7 @@ def test_the_registered_version_says_where_it_is_from(steps: dict[str, Any], set
         "commit": settings["commit"],
         "project_id": settings["project_id"],
         "data_uri": {"Get": "Parameters.InputDataUri"},
+        "retraining_reason": {"Get": "Parameters.RetrainingReason"},
         "preprocessing_image": settings["images"]["preprocessing"],
     }
     (container,) = register["InferenceSpecification"]["Containers"]
@@ -124,22 +127,103 @@ def test_the_registered_version_says_where_it_is_from(steps: dict[str, Any], set
     assert register["InferenceSpecification"]["SupportedContentTypes"] == ["text/csv", "application/json"]
 
 
-def test_metrics_and_baselines_are_registered(steps: dict[str, Any]):
-    register = steps["RegisterModel"]["Arguments"]
+def registered(definition: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """ModelMetrics and DriftCheckBaselines with their files as `Step/output/file`."""
+    condition = json.loads(definition)["Steps"][-1]
+    (register,) = condition["Arguments"]["IfSteps"]
 
-    def file(step: str, output: str, name: str) -> dict[str, Any]:
-        folder = {"Get": f"Steps.{step}.ProcessingOutputConfig.Outputs['{output}'].S3Output.S3Uri"}
-        uri = {"Std:Join": {"On": "/", "Values": [folder, name]}}
-        return {"ContentType": "application/json", "S3Uri": uri}
+    def short(entry: dict[str, Any]) -> str:
+        assert entry["ContentType"] == "application/json"
+        folder, name = entry["S3Uri"]["Std:Join"]["Values"]
+        step, output = re.fullmatch(
+            r"Steps\.(\w+)\.\S+Outputs\['(\w+)'\]\.S3Output\.S3Uri", folder["Get"]
+        ).groups()
+        return f"{step}/{output}/{name}"
 
-    for kind in ("ModelMetrics", "DriftCheckBaselines"):
-        assert register[kind]["ModelQuality"] == {
-            "Statistics": file("Evaluate", "evaluation", "evaluation.json")
+    return tuple(
+        {
+            part: {name: short(entry) for name, entry in files.items()}
+            for part, files in register["Arguments"][block].items()
+            if files
         }
-        assert register[kind]["ModelDataQuality"] == {
-            "Statistics": file("DataQualityBaseline", "data_quality", "statistics.json"),
-            "Constraints": file("DataQualityBaseline", "data_quality", "constraints.json"),
-        }
+        for block in ("ModelMetrics", "DriftCheckBaselines")
+    )
+
+
+def test_metrics_and_baselines_of_every_kind_are_registered(definitions: Definitions):
+    folder = "MonitoringBaseline/baseline"
+    metrics, checks = registered(definitions["stable"]["definition"])
+    data = {
+        "Statistics": f"{folder}/data_quality/statistics.json",
+        "Constraints": f"{folder}/data_quality/constraints.json",
+    }
+    assert metrics == {
+        "ModelQuality": {
+            "Statistics": "Evaluate/evaluation/evaluation.json",
+            "Constraints": f"{folder}/model_quality/constraints.json",
+        },
+        "ModelDataQuality": data,
+        "Bias": {"Report": f"{folder}/model_bias/analysis.json"},
+        "Explainability": {"Report": f"{folder}/model_explainability/analysis.json"},
+    }
+    assert checks == {
+        "ModelQuality": {
+            "Statistics": f"{folder}/model_quality/statistics.json",
+            "Constraints": f"{folder}/model_quality/constraints.json",
+        },
+        "ModelDataQuality": data,
+        "Bias": {
+            "ConfigFile": f"{folder}/model_bias/options.json",
+            "PreTrainingConstraints": f"{folder}/model_bias/constraints.json",
+            "PostTrainingConstraints": f"{folder}/model_bias/constraints.json",
+        },
+        "Explainability": {
+            "ConfigFile": f"{folder}/model_explainability/options.json",
+            "Constraints": f"{folder}/model_explainability/constraints.json",
+        },
+    }
+
+
+def test_a_kind_that_is_switched_off_is_neither_made_nor_registered(definitions: Definitions):
+    only = definitions["data quality only"]
+    (options,) = only["files"].values()
+    assert list(json.loads(options)) == ["data_quality"]
+    metrics, checks = registered(only["definition"])
+    assert set(metrics) == set(checks) == {"ModelDataQuality", "ModelQuality"}
+    assert checks["ModelQuality"] == {"Statistics": "Evaluate/evaluation/evaluation.json"}
+    without = definitions["without data quality"]
+    (options,) = without["files"].values()
+    assert list(json.loads(options)) == ["model_bias", "model_explainability", "model_quality"]
+    for block in registered(without["definition"]):
+        assert set(block) == {"ModelQuality", "Bias", "Explainability"}
+
+
+def test_the_baseline_is_told_what_mlops_yml_says(
+    defined: dict[str, Any], steps: dict[str, Any], config: dict, settings: dict
+):
+    """In a file: SageMaker takes no argument of more than 256 characters."""
+    ((key, text),) = defined["files"].items()
+    kinds = ("data_quality", "model_quality", "model_bias", "model_explainability")
+    assert json.loads(text) == {kind: config["monitoring"][kind] for kind in kinds}
+    arguments = steps["MonitoringBaseline"]["Arguments"]
+    inputs = {one["InputName"]: one["S3Input"]["S3Uri"] for one in arguments["ProcessingInputs"]}
+    assert inputs["options"] == f"s3://{settings['bucket']}/{key}"
+    assert inputs["code"] == settings["monitor"]["code_uri"]
+    assert inputs["model"] == {"Get": "Steps.Train.ModelArtifacts.S3ModelArtifacts"}
+    words = arguments["AppSpecification"]["ContainerArguments"]
+    assert words[words.index("--target") + 1] == config["data"]["target"]
+    assert words[words.index("--positive-class") + 1] == config["data"]["positive_class"]
+
+
+def test_only_what_changes_the_baseline_makes_it_anew(definitions: Definitions):
+    """Step caching compares arguments: a new schedule must not cost a baseline, a new facet must."""
+
+    def baseline(name: str) -> dict[str, Any]:
+        steps = json.loads(definitions[name]["definition"])["Steps"]
+        return next(step for step in steps if step["Name"] == "MonitoringBaseline")
+
+    assert baseline("another schedule") == baseline("stable")
+    assert baseline("another facet") != baseline("stable")
 
 
 def test_the_refusal_says_metric_value_and_threshold(steps: dict[str, Any]):
@@ -154,6 +238,9 @@ def test_without_registration_nothing_reaches_the_registry(definitions: Definiti
     steps = json.loads(definitions["experimental"]["definition"])["Steps"]
     assert [step["Name"] for step in steps] == ["Preprocess", "Train", "Evaluate", "CheckQuality"]
     assert steps[-1]["Arguments"]["IfSteps"] == []
+    assert definitions["experimental"]["files"] == {}
+    names = [one["Name"] for one in json.loads(definitions["experimental"]["definition"])["Parameters"]]
+    assert "RetrainingReason" not in names
 
 
 def test_another_setting_is_another_definition(definitions: Definitions):
