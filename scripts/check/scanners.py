@@ -14,10 +14,11 @@ from check import packs
 from check.findings import Finding, finding
 from check.templates import Template, parameter_sets, resolve, resolved
 
-# Rules of the validation engine that are left out, each for a reason. All but I9001, I9040 and I4010 have a
-# namesake in cfn-lint, which runs as well.
+# Rules of the validation engine that are left out, each for a reason. All but I9001, I9003, I9040 and I4010
+# have a namesake in cfn-lint, which runs as well.
 LEFT_OUT = {
     "I9001": "counts what a template uses",
+    "I9003": "notes that no region was given: a template is for every region",
     "I9040": "counts what a template uses",
     "I4010": "wants documentation in a notation of its own",
     "W9002": "takes a parameter's value for a literal in the template, since each launch has its values",

@@ -43,9 +43,14 @@ IDS = {
 REF_IS_ARN = {
     "AWS::IAM::ManagedPolicy",
     "AWS::SNS::Topic",
+    "AWS::SageMaker::DataQualityJobDefinition",
     "AWS::SageMaker::EndpointConfig",
     "AWS::SageMaker::Model",
+    "AWS::SageMaker::ModelBiasJobDefinition",
+    "AWS::SageMaker::ModelExplainabilityJobDefinition",
     "AWS::SageMaker::ModelPackageGroup",
+    "AWS::SageMaker::ModelQualityJobDefinition",
+    "AWS::SageMaker::MonitoringSchedule",
 }
 _NO_VALUE = object()
 
@@ -128,7 +133,8 @@ class StackModel:
         """The properties that a name is made of, without resolving those that may refer back."""
         props = self.template.resources[logical_id].get("Properties", {})
         kind = self.template.resources[logical_id]["Type"]
-        wanted = {*(OWN.get(kind, ("", {}))[1].values()), "Path"} - {"", "*"}
+        names = {name.partition(".")[0] for name in OWN.get(kind, ("", {}))[1].values()}
+        wanted = {*names, "Path"} - {"", "*"}
         return {k: self.resolve(v) for k, v in props.items() if k in wanted}
 
     def _generated(self, logical_id: str) -> str:
@@ -240,6 +246,8 @@ class StackModel:
             return self.arn(logical_id)
         if attribute == "Name":
             return str(self._named(logical_id).get("RepositoryName") or self.ref(logical_id))
+        if attribute in ("EndpointConfigName", "EndpointName", "ModelName"):
+            return self.ref(logical_id).rpartition("/")[2]
         if attribute in ("GroupId", "VpcId"):
             return self.ref(logical_id)
         if attribute in ("RepositoryUri", "CloneUrlHttp", "PrefixListId"):

@@ -123,6 +123,8 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "update": ("kms:DescribeKey", "kms:ReEncryptFrom", "kms:ReEncryptTo"),
     },
+    # tags in the call: https://docs.aws.amazon.com/sagemaker/latest/dg/security_iam_id-based-policy-examples.html
+    "AWS::SageMaker::MonitoringSchedule": {"create": ("sagemaker:AddTags",)},
     # https://docs.aws.amazon.com/quicksight/latest/user/security-create-iam-role.html
     "AWS::QuickSight::DataSource": {"create": ("iam:PassRole",), "update": ("iam:PassRole",)},
     # https://docs.aws.amazon.com/codeartifact/latest/ug/domain-create.html (the key of a domain)
@@ -185,6 +187,26 @@ OWN: dict[str, tuple[str, dict[str, str]]] = {
         "model-package-group",
         {"ModelPackageGroupName": "ModelPackageGroupName"},
     ),
+    "AWS::SageMaker::DataQualityJobDefinition": (
+        "data-quality-job-definition",
+        {"DataQualityJobDefinitionName": "JobDefinitionName"},
+    ),
+    "AWS::SageMaker::ModelQualityJobDefinition": (
+        "model-quality-job-definition",
+        {"ModelQualityJobDefinitionName": "JobDefinitionName"},
+    ),
+    "AWS::SageMaker::ModelBiasJobDefinition": (
+        "model-bias-job-definition",
+        {"ModelBiasJobDefinitionName": "JobDefinitionName"},
+    ),
+    "AWS::SageMaker::ModelExplainabilityJobDefinition": (
+        "model-explainability-job-definition",
+        {"ModelExplainabilityJobDefinitionName": "JobDefinitionName"},
+    ),
+    "AWS::SageMaker::MonitoringSchedule": (
+        "monitoring-schedule",
+        {"MonitoringScheduleName": "MonitoringScheduleName"},
+    ),
     "AWS::SageMaker::StudioLifecycleConfig": (
         "studio-lifecycle-config",
         {"StudioLifecycleConfigName": "StudioLifecycleConfigName"},
@@ -209,6 +231,11 @@ NAMED_WITHOUT_STACK = {
     "AWS::SageMaker::CodeRepository",
     "AWS::SageMaker::EndpointConfig",
     "AWS::SageMaker::Model",
+    # no page says how these are named: what does without the stack's name suffices for both
+    "AWS::SageMaker::DataQualityJobDefinition",
+    "AWS::SageMaker::ModelBiasJobDefinition",
+    "AWS::SageMaker::ModelExplainabilityJobDefinition",
+    "AWS::SageMaker::ModelQualityJobDefinition",
 }
 #: type → (path of a property that holds a role's ARN, the service that the role is handed to)
 ROLES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -234,6 +261,10 @@ ROLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "AWS::SageMaker::EndpointConfig": (("ExecutionRoleArn", "sagemaker"),),
     "AWS::SageMaker::Model": (("ExecutionRoleArn", "sagemaker"),),
+    "AWS::SageMaker::DataQualityJobDefinition": (("RoleArn", "sagemaker"),),
+    "AWS::SageMaker::ModelBiasJobDefinition": (("RoleArn", "sagemaker"),),
+    "AWS::SageMaker::ModelExplainabilityJobDefinition": (("RoleArn", "sagemaker"),),
+    "AWS::SageMaker::ModelQualityJobDefinition": (("RoleArn", "sagemaker"),),
     "AWS::SageMaker::Pipeline": (("RoleArn", "sagemaker"),),
     "AWS::SageMaker::UserProfile": (("UserSettings.ExecutionRole", "sagemaker"),),
     "AWS::Scheduler::Schedule": (("Target.RoleArn", "scheduler"),),

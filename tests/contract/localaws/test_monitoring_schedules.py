@@ -1,11 +1,16 @@
-"""Model Monitor's job definitions and schedules, as an account that may still use it has them."""
+"""Model Monitor's job definitions and schedules, as an account that may still use it has them.
+
+At the end deploy/monitoring.yaml itself, with both engines.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +26,7 @@ KINDS = {
     "model_explainability": "ModelExplainability",
 }
 HOURLY = "cron(0 * ? * * *)"
+TEMPLATE = Path(__file__).resolve().parents[3] / "mlops-cfn/deploy/monitoring.yaml"
 SERVER = """
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,7 +67,7 @@ def world(cloud: Any) -> Iterator[SimpleNamespace]:
             60,
             name,
         )
-    yield SimpleNamespace(role=role, captured=names[0], plain=names[1])
+    yield SimpleNamespace(role=role, captured=names[0], plain=names[1], image=image, bucket=bucket)
     for name in names:
         client.delete_endpoint(EndpointName=name)
 
@@ -336,3 +342,224 @@ def test_what_is_not_run_is_said(cloud: Any, define: Any, schedule: Any) -> None
     assert len(executions(once)) == 1
     last = client.describe_monitoring_schedule(MonitoringScheduleName=name)["LastMonitoringExecutionSummary"]
     assert last == rows[0]
+
+
+# -- deploy/monitoring.yaml ----------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def parameters(cloud: Any, world: Any) -> dict[str, str]:
+    """Parameters of the template, as the deploy pipeline passes them."""
+    ec2, path = cloud.client("ec2"), f"/mlops/projects/{cloud.name('p')}"
+    network = ec2.describe_subnets()["Subnets"][0]
+    group = ec2.describe_security_groups(Filters=[{"Name": "vpc-id", "Values": [network["VpcId"]]}])
+    folder, function = f"s3://{world.bucket}", f"arn:aws:lambda:us-east-1:{cloud.account}:function:traffic"
+    values = {
+        "ExecutionRoleArn": world.role,
+        "EventsRoleArn": cloud.role("scheduler"),
+        "KeyArn": cloud.client("kms").create_key()["KeyMetadata"]["Arn"],
+        "TrafficFunctionArn": function,
+        "SubnetIds": network["SubnetId"],
+        "SecurityGroupId": group["SecurityGroups"][0]["GroupId"],
+    }
+    for name, value in values.items():
+        cloud.client("ssm").put_parameter(Name=f"{path}/{name}", Value=value, Type="String")
+    group = cloud.name("models")
+    cloud.client("sagemaker").create_model_package_group(ModelPackageGroupName=group)
+    containers = [{"Image": world.image, "ModelDataUrl": f"{folder}/model.tar.gz"}]
+    version = cloud.client("sagemaker").create_model_package(
+        ModelPackageGroupName=group,
+        ModelApprovalStatus="Approved",
+        InferenceSpecification={
+            "Containers": containers,
+            "SupportedContentTypes": ["text/csv"],
+            "SupportedResponseMIMETypes": ["text/csv"],
+        },
+    )["ModelPackageArn"]
+    return {
+        **{name: f"{path}/{name}" for name in values},
+        "ProjectId": "p-abcdefghijkl",
+        "ProjectName": "churn",
+        "CostCenter": "4711",
+        "EndpointName": world.captured,
+        **{f"{kind}Enabled": "true" for kind in KINDS.values()},
+        "SimulatedTraffic": "true",
+        "MonitorImageUri": f"{cloud.account}.dkr.ecr.us-east-1.amazonaws.com/p/preprocessing:1",
+        "MonitorCodeUri": f"{folder}/code/monitor/0123456789abcdef/monitor.pyz",
+        "BaselineUri": f"{folder}/pipelines/mlops-p-abcdefghijkl/abc123def456/MonitoringBaseline/baseline",
+        "ModelDataUri": f"{folder}/model.tar.gz",
+        "ModelPackageArn": version,
+        "CaptureUri": f"{folder}/data-capture/production",
+        "GroundTruthUri": f"{folder}/ground-truth/production",
+        "ReportsUri": f"{folder}/monitoring",
+    }
+
+
+@pytest.fixture
+def monitoring(cloud: Any, parameters: dict[str, str]) -> Iterator[Callable[..., dict[str, str]]]:
+    """Deploy the template with some parameters changed: physical ids by logical id."""
+    client, name = cloud.client("cloudformation"), f"mlops-{cloud.name('monitoring')}"
+
+    def run(**changed: str) -> dict[str, str]:
+        given = [{"ParameterKey": k, "ParameterValue": v} for k, v in {**parameters, **changed}.items()]
+        call = client.update_stack if cloud.stack_status(name) else client.create_stack
+        call(StackName=name, TemplateBody=TEMPLATE.read_text(encoding="utf-8"), Parameters=given)
+        status = cloud.wait(
+            lambda: (s := cloud.stack_status(name)) and not s.endswith("IN_PROGRESS") and s, 60, name
+        )
+        assert status in ("CREATE_COMPLETE", "UPDATE_COMPLETE"), cloud.stack_reasons(name)
+        found = client.list_stack_resources(StackName=name)["StackResourceSummaries"]
+        return {
+            r["LogicalResourceId"]: r["PhysicalResourceId"]
+            for r in found
+            if r["ResourceStatus"] != "DELETE_COMPLETE"
+        }
+
+    yield run
+    if cloud.stack_status(name):
+        client.delete_stack(StackName=name)
+        cloud.wait(lambda: not cloud.stack_status(name), 60, name)
+
+
+def schedules_of(cloud: Any) -> dict[str, dict[str, Any]]:
+    """Scheduler's schedules that run a kind of monitor: kind → the input of the job."""
+    client, found = cloud.client("scheduler"), {}
+    for row in client.list_schedules()["Schedules"]:
+        target = client.get_schedule(Name=row["Name"])["Target"]
+        if target["Arn"].endswith(":sagemaker:createProcessingJob"):
+            job = json.loads(target["Input"])
+            if job["ProcessingJobName"].startswith("mlops-p-abcdefghijkl-"):
+                found[job["Environment"]["MONITOR_KIND"]] = job
+    return found
+
+
+ALARMS = {"DataQualityDrifted", "ModelQualityDrifted", "BiasDrifted", "AttributionDrifted"}
+
+
+def test_both_engines_deploy_and_follow_one_another(cloud: Any, monitoring: Any) -> None:
+    client = cloud.client("sagemaker")
+    first = monitoring()
+    assert set(schedules_of(cloud)) == set(KINDS)
+    assert {k: v for k, v in first.items() if k in ALARMS}.keys() == ALARMS
+    assert client.list_monitoring_schedules()["MonitoringScheduleSummaries"] == []
+
+    second = monitoring(MonitoringEngine="managed")
+    assert schedules_of(cloud) == {} and all(first[alarm] == second[alarm] for alarm in ALARMS)
+    rows = client.list_monitoring_schedules()["MonitoringScheduleSummaries"]
+    assert {r["MonitoringType"]: r["MonitoringScheduleName"] for r in rows} == {
+        kind: f"mlops-p-abcdefghijkl-{part}"
+        for kind, part in zip(KINDS.values(), ("dq", "mq", "mb", "me"), strict=True)
+    }
+    model = client.describe_model(ModelName="mlops-p-abcdefghijkl-abc123def456")
+    assert model["EnableNetworkIsolation"] is True
+    tags = client.list_tags(ResourceArn=second["DataQualityDefinition"])["Tags"]
+    assert {"Key": "sagemaker:project-id", "Value": "p-abcdefghijkl"} in tags
+
+    # a new version has another baseline: other definitions and another model, the same schedules
+    baseline = "s3://bucket/pipelines/mlops-p-abcdefghijkl/zzz999zzz999/MonitoringBaseline/baseline"
+    third = monitoring(MonitoringEngine="managed", BaselineUri=baseline)
+    for title in KINDS.values():
+        assert third[f"{title}Definition"] != second[f"{title}Definition"]
+        assert third[f"{title}MonitoringSchedule"] == second[f"{title}MonitoringSchedule"]
+    config = client.describe_monitoring_schedule(MonitoringScheduleName="mlops-p-abcdefghijkl-mb")
+    assert config["MonitoringScheduleConfig"]["MonitoringJobDefinitionName"] in third["ModelBiasDefinition"]
+    assert len(client.list_model_bias_job_definitions()["JobDefinitionSummaries"]) == 1
+    assert [m["ModelName"] for m in client.list_models(NameContains="mlops-p-abcdefghijkl")["Models"]] == [
+        "mlops-p-abcdefghijkl-zzz999zzz999"
+    ]
+
+    last = monitoring(ModelBiasEnabled="false", SimulatedTraffic="false")
+    assert set(schedules_of(cloud)) == set(KINDS) - {"model_bias"} and "BiasDrifted" not in last
+    assert client.list_monitoring_schedules()["MonitoringScheduleSummaries"] == []
+    assert client.list_model_bias_job_definitions()["JobDefinitionSummaries"] == []
+
+
+def test_a_managed_job_definition_says_where_and_how(cloud: Any, monitoring: Any, parameters: Any) -> None:
+    client, made = (
+        cloud.client("sagemaker"),
+        monitoring(MonitoringEngine="managed", GroundTruthDelayMinutes="30", GroundTruthWindowMinutes="90"),
+    )
+    found = {
+        kind: getattr(client, f"describe_{kind}_job_definition")(
+            JobDefinitionName=made[f"{title}Definition"].rpartition("/")[2]
+        )
+        for kind, title in KINDS.items()
+    }
+    for kind, title in KINDS.items():
+        definition = found[kind]
+        (output,) = definition[f"{title}JobOutputConfig"]["MonitoringOutputs"]
+        assert output["S3Output"]["S3Uri"] == f"{parameters['ReportsUri']}/{kind.replace('_', '-')}"
+        assert definition["NetworkConfig"]["EnableInterContainerTrafficEncryption"] is True
+        assert definition["NetworkConfig"]["VpcConfig"]["Subnets"]
+        assert definition["NetworkConfig"]["EnableNetworkIsolation"] is (kind != "model_explainability")
+        assert definition["JobResources"]["ClusterConfig"]["VolumeKmsKeyId"].startswith("arn:aws:kms:")
+    source = found["model_bias"]["ModelBiasJobInput"]
+    assert source["EndpointInput"]["StartTimeOffset"] == "-PT90M"
+    assert source["EndpointInput"]["EndTimeOffset"] == "-PT30M"
+    assert source["GroundTruthS3Input"]["S3Uri"] == parameters["GroundTruthUri"]
+    image = found["model_bias"]["ModelBiasAppSpecification"]["ImageUri"]
+    assert image == "205585389593.dkr.ecr.us-east-1.amazonaws.com/sagemaker-clarify-processing:1.0"
+
+
+def test_a_regression_model_has_no_probability(cloud: Any, monitoring: Any) -> None:
+    given = {"ModelBiasEnabled": "false", "ProblemType": "Regression", "MonitoringEngine": "managed"}
+    name = monitoring(**given)["ModelQualityDefinition"].rpartition("/")[2]
+    found = cloud.client("sagemaker").describe_model_quality_job_definition(JobDefinitionName=name)
+    source = found["ModelQualityJobInput"]["EndpointInput"]
+    assert source["InferenceAttribute"] == "0" and "ProbabilityAttribute" not in source
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("EndpointName", 'x", "RoleArn": "arn:aws:iam::1:role/admin', "must be the name of an endpoint"),
+        ("BaselineUri", 's3://bucket/a/b/c"}, {"x": "', "must be an S3 URI"),
+        ("BaselineUri", "s3://bucket/a", "four folders"),
+        ("CaptureUri", 's3://bucket/a"b', "must be an S3 URI"),
+        ("MonitorCodeUri", "s3://bucket/monitor.py", "monitor.pyz"),
+        ("MonitorImageUri", 'image:1", "ContainerEntrypoint": ["sh"], "x": "', "must be an image"),
+        (
+            "ModelPackageArn",
+            "arn:aws:sagemaker:us-east-1:123456789012:model/x",
+            "must be the ARN of a version",
+        ),
+        ("ScheduleExpression", "at(2026-01-01T00:00:00)", "must be cron(...) or rate(...)"),
+        ("ScheduleExpression", 'rate(1 hour)", "x": "', "must be cron(...) or rate(...)"),
+        ("InstanceType", "m5.large", "must be a SageMaker processing instance type"),
+        ("InstanceCount", "0", "InstanceCount"),
+        ("WindowMinutes", "1", "WindowMinutes"),
+        ("MonitoringEngine", "none", "MonitoringEngine"),
+        ("DataQualityEnabled", "yes", "DataQualityEnabled"),
+        ("ProjectId", "p-abc/../x", "must be the id of a project"),
+        ("CostCenter", '4711"}, {"Key": "x', "must be the cost centre"),
+    ],
+)
+def test_hostile_parameters_are_refused(
+    cloud: Any, parameters: dict[str, str], name: str, value: str, message: str
+) -> None:
+    given = [{"ParameterKey": k, "ParameterValue": v} for k, v in {**parameters, name: value}.items()]
+    body = TEMPLATE.read_text(encoding="utf-8")
+    with pytest.raises(ClientError) as caught:
+        cloud.client("cloudformation").create_stack(
+            StackName=cloud.name("bad"), TemplateBody=body, Parameters=given
+        )
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        (
+            {f"{kind}Enabled": "false" for kind in KINDS.values()} | {"SimulatedTraffic": "false"},
+            "At least one",
+        ),
+        ({"DataQualityEnabled": "false"}, "SimulatedTraffic sends the sample"),
+    ],
+)
+def test_rules_say_what_is_wrong(
+    cloud: Any, parameters: dict[str, str], changed: dict[str, str], message: str
+) -> None:
+    given = [{"ParameterKey": k, "ParameterValue": v} for k, v in {**parameters, **changed}.items()]
+    body = TEMPLATE.read_text(encoding="utf-8")
+    with pytest.raises(ClientError, match=message):
+        cloud.client("cloudformation").create_stack(
+            StackName=cloud.name("bad"), TemplateBody=body, Parameters=given
+        )

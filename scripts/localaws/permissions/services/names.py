@@ -24,6 +24,12 @@ NAMES = {
     "iam": {"PolicyNameWithPath": "-", "RoleNameWithPath": "-"},
     "lambda": {"function alias/Alias": "-", "function version/Version": "-"},
     "logs": {"LogStreamName": "logStreamName"},
+    "sagemaker": {
+        "DataQualityJobDefinitionName": "JobDefinitionName",
+        "ModelQualityJobDefinitionName": "JobDefinitionName",
+        "ModelBiasJobDefinitionName": "JobDefinitionName",
+        "ModelExplainabilityJobDefinitionName": "JobDefinitionName",
+    },
     "scheduler": {"ScheduleName": "Name"},
     "secretsmanager": {"SecretId": "SecretId|Name"},
     "servicecatalog": {

@@ -74,6 +74,18 @@ def known_to(action: str, found: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return {k: v for k, v in found if k.partition("/")[0] in known and v not in (None, [])}
 
 
+#: where requests say with which key their results are encrypted
+_OUTPUTS = (
+    "OutputDataConfig",
+    "ProcessingOutputConfig",
+    "MonitoringOutputConfig",
+    "DataQualityJobOutputConfig",
+    "ModelQualityJobOutputConfig",
+    "ModelBiasJobOutputConfig",
+    "ModelExplainabilityJobOutputConfig",
+)
+
+
 def _keys(
     operation: str, params: Mapping[str, Any], arn_prefix: str, key_arn: Callable[[str], str]
 ) -> Iterator[tuple[str, Any]]:
@@ -82,9 +94,7 @@ def _keys(
     groups = [*_values(params, "SecurityGroupIds"), *_values(params, "SecurityGroups")]
     yield "sagemaker:VpcSecurityGroupIds", [s for v in groups for s in v]
     volume = next(_values(params, "VolumeKmsKeyId"), None)
-    output_config = next(_values(params, "OutputDataConfig"), None) or next(
-        _values(params, "ProcessingOutputConfig"), {}
-    )
+    output_config = next((v for name in _OUTPUTS for v in _values(params, name)), {})
     output = output_config.get("KmsKeyId") or next(
         _values(params.get("TransformOutput", {}), "KmsKeyId"), None
     )
