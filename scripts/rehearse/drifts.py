@@ -40,16 +40,17 @@ KINDS = ("data_quality", "model_quality", "model_bias", "model_explainability")
 ENDPOINT = "drifts"
 HOUR = datetime(2026, 12, 1, 10, tzinfo=UTC)
 
-UNIT = ("residence_since", 12)  # years at the present address, sent in months
+UNIT = ("residence_since", 31_536_000)  # years at the present address, sent in seconds
 NEW_CATEGORY = ("purpose", "electric_vehicle", 0.15)  # of the rows
 GROUP = ("personal_status", "female_not_single")
 GROUP_SHARE = 0.75  # of the applicants with a bad outcome are of the group afterwards
 
 EXPECTED: dict[str, frozenset[str]] = {
     "clean": frozenset(),
-    # A feature that hardly mattered (small numbers, small weight) is twelve times as large: its distribution
-    # is another one, it decides every answer, and the answers are wrong. All three are right to say so; bias
-    # is not larger than before, since nearly everybody gets the same answer.
+    # A feature that hardly mattered has numbers of another magnitude: its distribution is another one, it
+    # decides every answer, and everybody gets the same. All three are right to say so, and bias is not larger
+    # than before. (A feature that mattered most already would not do: it would decide even more, and the
+    # ranking of the others stay as it was.)
     # No drift can be attribution's alone: the model is fixed, so its reasons change only where the inputs do.
     "unit_change": frozenset({"data_quality", "model_quality", "model_explainability"}),
     # The model ignores a value that it has never seen, and the other features still decide.
@@ -133,7 +134,9 @@ def unit_change(source: Source, traffic: Traffic, seed: int) -> Traffic:
     """A sender gives one number in another unit."""
     name, factor = UNIT
     at = source.features.index(name)
-    rows = [[f"{float(v) * factor:g}" if i == at else v for i, v in enumerate(row)] for row in traffic.rows]
+    rows = [
+        [f"{round(float(v) * factor)}" if i == at else v for i, v in enumerate(row)] for row in traffic.rows
+    ]
     return Traffic(rows, traffic.labels)
 
 
