@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -276,8 +277,104 @@ def test_what_nobody_could_tell_reaches_the_owner_as_it_is(made: Made) -> None:
     made.cloud.wait(lambda: [m for m in made.mails() if '"odd"' in m["body"]], 60, "the raw event")
 
 
+@pytest.fixture(scope="module")
+def endpoint(made: Made) -> Iterator[str]:
+    """The project's production endpoint, which captures what it is asked; it answers everything."""
+    cloud, client = made.cloud, made.cloud.client("sagemaker")
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz"):
+        pass
+    models = cloud.bucket()
+    cloud.client("s3").put_object(Bucket=models, Key="model.tar.gz", Body=out.getvalue())
+    container = {
+        "Image": cloud.image({"app/serve.py": SERVER}, ["python3", "/app/serve.py"]),
+        "ModelDataUrl": f"s3://{models}/model.tar.gz",
+    }
+    client.create_model(
+        ModelName=ENDPOINT, ExecutionRoleArn=cloud.role("sagemaker"), PrimaryContainer=container
+    )
+    variant = {"VariantName": "AllTraffic", "ModelName": ENDPOINT, "InstanceType": "ml.t2.medium"}
+    client.create_endpoint_config(
+        EndpointConfigName=ENDPOINT,
+        ProductionVariants=[{**variant, "InitialInstanceCount": 1, "InitialVariantWeight": 1.0}],
+    )
+    client.create_endpoint(EndpointName=ENDPOINT, EndpointConfigName=ENDPOINT)
+    cloud.wait(
+        lambda: client.describe_endpoint(EndpointName=ENDPOINT)["EndpointStatus"] == "InService", 60, ENDPOINT
+    )
+    yield ENDPOINT
+    client.delete_endpoint(EndpointName=ENDPOINT)
+
+
+SERVER = """
+import os
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200); self.send_header("Content-Type", "text/csv"); self.end_headers()
+        self.wfile.write(b"0.5")
+    def log_message(self, *_): pass
+ThreadingHTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
+"""
+
+
+def test_schedule_sends_the_sample_while_nobody_else_sends(made: Made, endpoint: str) -> None:
+    cloud, iam = made.cloud, made.cloud.client("iam")
+    made.put(f"{PREFIX}/1/MonitoringBaseline/baseline/data_quality/sample.csv", "1,a\n2,b\n")
+    role = cloud.role("scheduler")
+    function = f"arn:aws:lambda:us-east-1:{cloud.account}:function:{PREFIX}-traffic"
+    only = {"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": function}
+    iam.put_role_policy(
+        RoleName=role.rpartition("/")[2],
+        PolicyName="all",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [only]}),
+    )
+    what = {
+        "endpoint": endpoint,
+        "sample_uri": f"s3://{made.bucket}/{PREFIX}/1/MonitoringBaseline/baseline/data_quality/sample.csv",
+        "scheduled_time": "<aws.scheduler.scheduled-time>",
+    }
+    cloud.client("scheduler").create_schedule(
+        Name=f"{PREFIX}-traffic",
+        ScheduleExpression="cron(0 * * * ? *)",
+        FlexibleTimeWindow={"Mode": "OFF"},
+        Target={"Arn": function, "RoleArn": role, "Input": json.dumps(what)},
+    )
+
+    def runs() -> int:
+        found = cloud.client("logs").filter_log_events(logGroupName=f"/aws/lambda/{PREFIX}-traffic")["events"]
+        return len([one for one in found if one["message"].startswith("REPORT")])
+
+    def sent() -> int:
+        calls = [one for one in cloud.control("calls") if one["operation"] == "InvokeEndpoint"]
+        return len([one for one in calls if f"{made.stack}-Traffic" in one["by"]])
+
+    def past_the_hour() -> int:
+        """How many requests the function sent in its next run."""
+        now, before, already = datetime.fromisoformat(cloud.control("clock")["now"]), runs(), sent()
+        cloud.control("clock", advance_seconds=3600 - (now.minute * 60 + now.second) + 5)
+        cloud.wait(lambda: runs() == before + 1, 60, "the function's run")
+        return sent() - already
+
+    try:
+        assert past_the_hour() == 2
+        assert past_the_hour() == 2, "what it sent itself is no traffic"
+        cloud.client("sagemaker-runtime").invoke_endpoint(
+            EndpointName=endpoint, Body=b"3,c", ContentType="text/csv"
+        )
+        assert past_the_hour() == 0, "somebody else sent something"
+        assert past_the_hour() == 2
+    finally:
+        cloud.client("scheduler").delete_schedule(Name=f"{PREFIX}-traffic")
+
+
 def test_nothing_was_denied(made: Made) -> None:
     """Last: what the functions did, their roles allow."""
-    role = f"role/mlops/projects/{made.stack}-Notifier"
-    assert role in json.dumps(made.cloud.control("questions")), "policies were not asked"
-    assert [one for one in made.cloud.control("denials") if role in json.dumps(one)] == []
+    asked, denied = (json.dumps(made.cloud.control(what)) for what in ("questions", "denials"))
+    for name in ("Notifier", "Traffic"):
+        role = f"role/mlops/projects/{made.stack}-{name}"
+        assert role in asked, "policies were not asked"
+        assert role not in denied
