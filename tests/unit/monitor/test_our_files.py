@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,35 @@ def test_the_sdk_loads_them(reports: Folders, bucket: boto3.Session, kind: str):
         constraints.set_monitoring(enable_monitoring=False)
         constraints.set_monitoring(enable_monitoring=False, feature_name="age")
         assert formats.problems(kind, "constraints.json", constraints.body_dict) == []
+
+
+@pytest.mark.slow
+def test_the_notebook_reads_them_with_and_without_the_summary(
+    reports: Folders, project: Path, bucket: boto3.Session
+):
+    """What only the documented files tell is the same verdict, subject by subject."""
+    specification = spec_from_file_location("project_monitoring", project / "src/monitoring.py")
+    monitoring = module_from_spec(specification)
+    specification.loader.exec_module(monitoring)
+    s3 = bucket.client("s3")
+
+    def table() -> Any:
+        found = monitoring.find_reports(s3, "reports", until=NOON)
+        runs = monitoring.read_reports(s3, "reports", found)
+        assert len(runs) == len(KINDS)
+        drifting = monitoring.drifting(runs)
+        return monitoring.verdicts(runs)[["verdict", "violations"]], set(
+            drifting["kind"] + drifting["subject"]
+        )
+
+    for kind, folder in reports.items():
+        for path in folder.iterdir():
+            s3.upload_file(str(path), "reports", f"monitoring/{KINDS[kind].folder}/2026/03/04/12/{path.name}")
+    verdicts, subjects = table()
+    for kind in KINDS:
+        s3.delete_object(Bucket="reports", Key=f"monitoring/{KINDS[kind].folder}/2026/03/04/12/summary.json")
+    plain, plain_subjects = table()
+    assert plain.equals(verdicts)
+    # Clarify names the label of a ranking, our measures the model
+    assert {s for s in plain_subjects if "explain" not in s} == {s for s in subjects if "explain" not in s}
+    assert len(plain_subjects) == len(subjects)
