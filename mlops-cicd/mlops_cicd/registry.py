@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from .console import Fault, quoted
+
+BLOCKS = ("DriftCheckBaselines", "ModelMetrics")
+# Where a model version names the constraints of each kind of monitor.
+CONSTRAINTS = {
+    "data_quality": ("ModelDataQuality", "Constraints"),
+    "model_quality": ("ModelQuality", "Constraints"),
+    "model_bias": ("Bias", "PostTrainingConstraints"),
+    "model_explainability": ("Explainability", "Constraints"),
+}
 
 
 @dataclass(frozen=True)
@@ -19,15 +29,39 @@ class ModelVersion:
     version: int
     description: dict[str, Any]
 
-    def artefact(self, *path: str) -> str | None:
+    def artefact(self, *path: str, blocks: tuple[str, ...] = BLOCKS) -> str | None:
         """S3 address of a baseline or metrics file, such as ("ModelQuality", "Statistics")."""
-        for block in ("DriftCheckBaselines", "ModelMetrics"):
+        for block in blocks:
             value: Any = self.description.get(block) or {}
             for name in path:
                 value = value.get(name) or {}
             if value.get("S3Uri"):
                 return value["S3Uri"]
         return None
+
+    def artefacts(self) -> Iterator[tuple[str, str]]:
+        """Every file of the metrics and baselines: its place, such as `Bias Report`, and its S3 address."""
+        for block in BLOCKS:
+            for part, files in (self.description.get(block) or {}).items():
+                yield from ((f"{part} {name}", file.get("S3Uri", "")) for name, file in files.items())
+
+    @property
+    def evaluation(self) -> str | None:
+        """S3 address of the evaluation on the test rows."""
+        return self.artefact("ModelQuality", "Statistics", blocks=BLOCKS[::-1])
+
+    def baseline(self, kind: str) -> str | None:
+        """S3 folder with a folder of this kind's baseline; None where the version has no such baseline."""
+        uri = self.artefact(*CONSTRAINTS[kind], blocks=BLOCKS[:1])
+        if not uri:
+            return None
+        folder, found, _ = uri.rpartition(f"/{kind}/constraints.json")
+        if not found or uri != f"{folder}/{kind}/constraints.json":
+            raise Fault(
+                f"model version {self.version}: its constraints of {kind} are {quoted(uri, 200)}; allowed: "
+                f"<folder>/{kind}/constraints.json, as step MonitoringBaseline writes them"
+            )
+        return folder
 
     @property
     def containers(self) -> list[dict[str, Any]]:

@@ -22,10 +22,17 @@ from botocore.exceptions import ClientError
 from .config import load_config
 from .console import OK, Fault, quoted, say, script, write_env, write_json
 from .monitor_code import upload_monitor
+from .monitoring import KINDS, enabled_kinds, managed_schedule
 from .registry import ModelVersion, newest_approved
 from .settings import Project, infra_path, load_project, project_path
 
 STAGES = ("staging", "production")
+TEMPLATES = {
+    "staging": "realtime.yaml",
+    "production": "realtime.yaml",
+    "monitoring": "monitoring.yaml",
+    "kpi": "kpi.yaml",
+}
 # A stack in another state does not run what its parameters say.
 LIVE = {
     "CREATE_COMPLETE",
@@ -58,11 +65,7 @@ def check_origin(project: Project, model: ModelVersion) -> None:
     project's roles: an image from elsewhere is not what the build pipeline built and tested.
     """
     images = [("its monitor's image", model.metadata.get("preprocessing_image"), "preprocessing")]
-    files = [
-        (f"its {kind} {part}", model.artefact(kind, part))
-        for kind in ("ModelDataQuality", "ModelQuality")
-        for part in ("Statistics", "Constraints")
-    ]
+    files = [(f"its {place}", uri) for place, uri in model.artefacts()]
     for number, container in enumerate(model.containers, start=1):
         images.append((f"the image of container {number}", container.get("Image"), "inference"))
         files.append((f"the model of container {number}", container.get("ModelDataUrl")))
@@ -112,33 +115,96 @@ def realtime_parameters(
     }
 
 
+def monitored_kinds(config: dict[str, Any], model: ModelVersion) -> dict[str, str]:
+    """The kinds of monitor that the project wants and the version has a baseline of: kind -> its folder.
+
+    A version that is older than a kind stays deployable, so that a bad one can be taken back at any time.
+    """
+    wanted = {kind: model.baseline(kind) for kind in enabled_kinds(config)}
+    found = {kind: folder for kind, folder in wanted.items() if folder}
+    if not found:
+        raise Fault(
+            f"model version {model.version} has no baseline of {', '.join(wanted)}, so it cannot be "
+            "monitored: pipeline.py must register constraints.json of step MonitoringBaseline"
+        )
+    for kind in wanted.keys() - found:
+        say(
+            f"version {model.version} has no baseline of {kind}, so this is not monitored before a version "
+            "with one is deployed"
+        )
+    if len(set(found.values())) > 1:
+        raise Fault(
+            f"model version {model.version}: its baselines are in {', '.join(sorted(set(found.values())))}; "
+            "allowed: one folder for all kinds, as step MonitoringBaseline writes them"
+        )
+    return found
+
+
+def model_data(model: ModelVersion) -> str:
+    """S3 address of the version's model.tar.gz."""
+    uri = next((one["ModelDataUrl"] for one in model.containers if one.get("ModelDataUrl")), None)
+    if not uri:
+        raise Fault(f"model version {model.version} names no model data: pipeline.py must register a model")
+    return uri
+
+
 def monitoring_parameters(
     project: Project, config: dict[str, Any], model: ModelVersion, image: str, code: str
 ) -> Parameters:
     """Parameters of deploy/monitoring.yaml."""
-    monitoring = config["monitoring"]
-    statistics = model.artefact("ModelDataQuality", "Statistics")
-    constraints = model.artefact("ModelDataQuality", "Constraints")
-    if not statistics or not constraints:
-        raise Fault(
-            f"model version {model.version} has no data quality baseline, so it cannot be monitored: "
-            "pipeline.py must register statistics.json and constraints.json as ModelDataQuality"
-        )
+    monitoring = {kind: {} for kind in KINDS} | config["monitoring"]
+    kinds = monitored_kinds(config, model)
+    quality, bias = monitoring["model_quality"], monitoring["model_bias"]
+    delays = [
+        monitoring[kind].get("ground_truth_delay_minutes", 0)
+        for kind in ("model_quality", "model_bias")
+        if kind in kinds
+    ]
+    delay, window = max(delays, default=0), monitoring.get("window_minutes", 60)
+    engine, schedule = monitoring.get("engine", "processing"), monitoring["schedule"]
+    simulated = monitoring.get("simulated_traffic") and "data_quality" in kinds  # whose baseline has the rows
     return common(project) | {
         "EndpointName": project.resource("production"),
-        "ScheduleExpression": monitoring["schedule"],
-        "WindowMinutes": str(monitoring.get("window_minutes", 60)),
-        "MinRecords": str(monitoring.get("data_quality", {}).get("min_records", 50)),
+        "MonitoringEngine": engine,
+        "ScheduleExpression": managed_schedule(schedule) or schedule if engine == "managed" else schedule,
+        "WindowMinutes": str(window),
+        "GroundTruthDelayMinutes": str(delay),
+        "GroundTruthWindowMinutes": str(delay + window),
+        "DataQualityMinRecords": str(monitoring["data_quality"].get("min_records", 50)),
+        "ModelQualityMinRecords": str(quality.get("min_records", 100)),
+        "BiasMinRecords": str(bias.get("min_records", 100)),
+        "ProblemType": quality.get("problem_type", "BinaryClassification"),
+        **{f"{kind.title().replace('_', '')}Enabled": "true" if kind in kinds else "false" for kind in KINDS},
+        "IncludeSimulated": "true" if monitoring.get("include_simulated") else "false",
+        "SimulatedTraffic": "true" if simulated else "false",
         "InstanceType": monitoring["instance_type"],
+        "InstanceCount": str(monitoring.get("instance_count", 1)),
         "MonitorImageUri": image,
         "MonitorCodeUri": code,
-        "BaselineStatisticsUri": statistics,
-        "BaselineConstraintsUri": constraints,
+        "BaselineUri": next(iter(kinds.values())),
+        "ModelDataUri": model_data(model),
+        "ModelPackageArn": model.arn,
         "CaptureUri": f"s3://{project.bucket_name}/data-capture/production",
-        "ReportsUri": f"s3://{project.bucket_name}/monitoring/data-quality",
+        "GroundTruthUri": f"s3://{project.bucket_name}/ground-truth/production",
+        "ReportsUri": reports(project),
         "EventsRoleArn": project_path(project.project_id, "events-role-arn"),
-        "MonitoringEngine": "processing",
+        "TrafficFunctionArn": project_path(project.project_id, "traffic-function-arn"),
     }
+
+
+def kpi_parameters(project: Project, config: dict[str, Any]) -> Parameters:
+    """Parameters of deploy/kpi.yaml."""
+    return common(project) | {
+        "EndpointName": project.resource("production"),
+        "ReportsUri": reports(project),
+        "QuickSightPrincipalArn": config.get("kpi", {}).get("quicksight_principal", ""),
+        "QuickSightRoleArn": project_path(project.project_id, "quicksight-role-arn"),
+    }
+
+
+def reports(project: Project) -> str:
+    """Where the monitors write, and the key figures are read."""
+    return f"s3://{project.bucket_name}/monitoring"
 
 
 def monitor_image(ecr: Any, project: Project, model: ModelVersion) -> str:
@@ -183,9 +249,8 @@ def fit(parameters: Parameters, template: Path) -> Parameters:
 
 def render(out: Path, name: str, parameters: Parameters, project: Project, templates: Path | None) -> None:
     """Write the template configuration of one stack."""
-    template = "monitoring.yaml" if name == "monitoring" else "realtime.yaml"
     if templates and parameters:
-        parameters = fit(parameters, templates / template)
+        parameters = fit(parameters, templates / TEMPLATES[name])
     write_json(out / f"{name}.json", {"Parameters": parameters, "Tags": project.tag_map})
 
 
@@ -196,7 +261,7 @@ def folder(text: str) -> Path | None:
 
 @script
 def main(argv: Sequence[str] | None = None, session: Any = None) -> int:
-    """Select a model version; write staging.json, production.json, monitoring.json and select.env."""
+    """Select a model version; write a template configuration for each stack, and select.env."""
     parser = argparse.ArgumentParser(prog="mlops_cicd.select", description=__doc__)
     parser.add_argument("--project-id", default=os.environ.get("PROJECT_ID", ""))
     parser.add_argument("--project-dir", type=Path, required=True)
@@ -211,7 +276,7 @@ def main(argv: Sequence[str] | None = None, session: Any = None) -> int:
     model = newest_approved(session.client("sagemaker"), project.model_package_group_name)
     live = live_model(session.client("cloudformation"), project.resource("production"))
 
-    rendered: dict[str, Parameters] = {name: {} for name in (*STAGES, "monitoring")}
+    rendered: dict[str, Parameters] = {name: {} for name in TEMPLATES}
     deploy = model is not None and model.arn != live
     if model is None:
         kept = f"; production keeps {live}" if live else ""
@@ -228,6 +293,7 @@ def main(argv: Sequence[str] | None = None, session: Any = None) -> int:
         for stage in STAGES:
             rendered[stage] = realtime_parameters(project, config, model, stage)
         rendered["monitoring"] = monitoring_parameters(project, config, model, image, code)
+        rendered["kpi"] = kpi_parameters(project, config)
         say(f"version {model.version} of {project.model_package_group_name} will be deployed")
         say(f"production runs {live or 'no model yet'}")
     for name, parameters in rendered.items():

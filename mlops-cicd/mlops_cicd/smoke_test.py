@@ -253,7 +253,7 @@ def run_checks(
 def evaluation_of(sagemaker: Any, s3: Any, arn: str) -> Any:
     """evaluation.json of a model version."""
     model = describe(sagemaker, arn)
-    uri = model.artefact("ModelQuality", "Statistics")
+    uri = model.evaluation
     if not uri:
         raise Fault(
             f"model version {model.version} has no evaluation (ModelQuality statistics) to compare with"
