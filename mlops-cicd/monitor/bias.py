@@ -118,10 +118,10 @@ def pre_training_metrics(table: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def straight_metrics(table: np.ndarray) -> dict[str, np.ndarray]:
-    """All metrics of tables on scales on which they scatter nearly normally: see `straight`.
+    """All metrics of tables on scales on which they scatter nearly normally, no bias being 0.
 
-    The distances cannot be negative, so near zero they scatter to one side only, half as wide as the
-    difference of which they are the size. They get that difference's sign.
+    DI is a ratio, 2 as far from 1 as 1/2: its logarithm. The distances cannot be negative, so near zero they
+    scatter to one side only, half as wide as the difference of which they are the size: they get its sign.
     """
     found = pre_training_metrics(table) | post_training_metrics(table)
     sign = np.where(found["DPL"] < 0, -1.0, 1.0)
@@ -171,7 +171,7 @@ def conditional_disparity(table: np.ndarray) -> dict[str, np.ndarray]:
 
     Each subgroup's demographic disparity, the share of d among its rejected less that among its accepted
     rows, weighted by the subgroup's size (Wachter, Mittelstadt & Russell 2021, to which the page refers).
-    Of a subgroup without rejected (or accepted) rows that share is 0.
+    In a subgroup where all have the same outcome there is no disparity.
     """
     table = np.asarray(table, dtype=float)
     size = table.sum(axis=(-1, -2, -3))
@@ -180,7 +180,7 @@ def conditional_disparity(table: np.ndarray) -> dict[str, np.ndarray]:
         counts = table.sum(axis=unused)  # … x subgroup x facet x outcome
         outcome = counts.sum(axis=-2)
         share = np.divide(counts[..., 1, :], outcome, out=np.zeros_like(outcome), where=outcome > 0)
-        disparity = share[..., 0] - share[..., 1]
+        disparity = np.where((outcome > 0).all(axis=-1), share[..., 0] - share[..., 1], 0.0)
         with np.errstate(divide="ignore", invalid="ignore"):
             found[name] = (size * disparity).sum(axis=-1) / size.sum(axis=-1)
     return found
@@ -321,6 +321,16 @@ class Counts:
         values = {name: float(value) for name, value in found.items()}
         return {name: values[name] if math.isfinite(values.get(name, math.nan)) else None for name in METRICS}
 
+    def straight(self, grouped: bool) -> dict[str, float]:
+        """Every metric on the scale on which its spread is measured, and as there with half counts added.
+
+        Without them a group in which nobody happens to be accepted would be infinitely far from fair.
+        """
+        found = straight_metrics(self.table + chance.HALF)
+        if grouped and self.cells and not self.too_many:
+            found |= conditional_disparity(self.by_subgroup)
+        return {name: float(value) for name, value in found.items()}
+
     def spreads(self, grouped: bool) -> dict[str, float]:
         """The standard error of every metric, on the scale of `straight`."""
         found = chance.spreads(self.table, straight_metrics)
@@ -397,7 +407,7 @@ def baseline(inputs: BaselineInputs) -> dict[str, dict[str, Any]]:
     options["negative_class"] = negative_class(predictor, inputs)
     answered = binary_outcomes(with_answers(rows, predictor, inputs.target, BINARY), options)
     kinds = {feature["name"]: feature.get("kind", "category") for feature in predictor.metadata["features"]}
-    found, spreads = [], []
+    found, straight, spreads = [], [], []
     for facet, known in zip(facets, tally(answered, facets, group_variable), strict=True):
         counts = Counts()
         counts.add(known)
@@ -415,13 +425,14 @@ def baseline(inputs: BaselineInputs) -> dict[str, dict[str, Any]]:
             numbers_of(clear, kinds, facet.name),
         )
         found.append((facet, values))
+        straight.append(counts.straight(bool(group_variable)))
         spreads.append(counts.spreads(bool(group_variable)))
     analysis = analysis_of(
         found, options, {"FT": "not enough neighbours outside the group"} | not_grouped(group_variable)
     )
     known_facets = [
-        {"name": facet.name, "value": facet.value, "values": values, "spreads": spread}
-        for (facet, values), spread in zip(found, spreads, strict=True)
+        {"name": facet.name, "value": facet.value, "values": values, "straight": scaled, "spreads": spread}
+        for (facet, values), scaled, spread in zip(found, straight, spreads, strict=True)
     ]
     return {
         "statistics.json": analysis,
@@ -507,22 +518,22 @@ class Monitor:
                     f"{facet.name} = {facet.value}: {sides[1]} rows in and {sides[0]} outside the group,"
                     f" {SMALLEST_GROUP} are needed on both sides: it was not judged"
                 )
-            self._judge(result, facet, values, counts.spreads(grouped), before, enough, chance.level(tests))
+            now = {"values": values, "straight": counts.straight(grouped), "spreads": counts.spreads(grouped)}
+            self._judge(result, facet, now, before, enough, chance.level(tests))
         return result
 
     def _judge(
         self,
         result: Result,
         facet: Facet,
-        values: Mapping[str, float | None],
-        spreads: Mapping[str, float],
+        now: Mapping[str, Any],
         before: Mapping[str, Any],
         enough: bool,
         alpha: float,
     ) -> None:
         tolerance = float(self.settings.block.get("tolerance", TOLERANCE))
         for name in METRICS:
-            value, reference = values.get(name), before["values"].get(name)
+            value, reference = now["values"].get(name), before["values"].get(name)
             if value is None or reference is None:
                 continue
             subject = f"{facet.name}={facet.value}"
@@ -531,8 +542,8 @@ class Monitor:
                 continue
             allowed = away(name, reference) + tolerance
             p_value = chance.worse_by_chance(
-                straight(name, value) - straight(name, reference),
-                spreads.get(name, math.nan),
+                abs(now["straight"][name]) - abs(before["straight"][name]),
+                now["spreads"].get(name, math.nan),
                 before["spreads"].get(name, math.nan),
             )
             violated = bool(result.judged and enough and away(name, value) > allowed and p_value < alpha)
@@ -553,10 +564,3 @@ class Monitor:
 def away(name: str, value: float) -> float:
     """How far from no bias."""
     return abs(value - 1) if name == "DI" else abs(value)
-
-
-def straight(name: str, value: float) -> float:
-    """How far from no bias, on the scale on which spreads are measured."""
-    if name == "DI":  # a ratio: 2 is as far from 1 as 1/2
-        return abs(math.log(value)) if value > 0 else math.inf
-    return math.sqrt(max(0.0, value)) if name in SQUARED else abs(value)

@@ -223,7 +223,15 @@ def watch(folder: Path, counts: np.ndarray = FAIR, **changes: Any) -> bias.Monit
     values = known.values(True) | {"FT": 0.1}
     analysis = bias.analysis_of([(facet, values)], options, {})
     (folder / "constraints.json").write_text(json.dumps(analysis))
-    options["baseline"] = [{"name": "sex", "value": "f", "values": values, "spreads": known.spreads(True)}]
+    options["baseline"] = [
+        {
+            "name": "sex",
+            "value": "f",
+            "values": values,
+            "straight": known.straight(True),
+            "spreads": known.spreads(True),
+        }
+    ]
     return bias.Monitor(
         folder, Settings("model_bias", "e", datetime.now(UTC), min_records=100, options=options)
     )
@@ -294,6 +302,23 @@ def test_the_inequality_of_all_rows_is_told_and_accuses_no_group(tmp_path: Path)
     assert "GE" not in {v["metric_name"] for v in result.violations}
 
 
+def test_a_group_in_which_nobody_is_accepted_may_be_chance(tmp_path: Path):
+    """2 of 200 in a, none of 40 in d: DI is 0, as far from 1 as a ratio below it can be."""
+    monitor = watch(tmp_path)
+    monitor.add(rows_of(table((190, 1, 8, 1), (38, 0, 2, 0))))
+    result = monitor.finish()
+    (impact,) = [m for m in result.measures if m.name == "DI"]
+    assert impact.value == 0 and impact.p_value > 0.01 and not impact.violated
+
+
+def test_where_all_are_answered_alike_nobody_fares_worse(tmp_path: Path):
+    monitor = watch(tmp_path)
+    monitor.add(rows_of(table((140, 0, 160, 0), (70, 0, 80, 0))))
+    result = monitor.finish()
+    values = {m.name: m.value for m in result.measures}
+    assert values["DPPL"] == values["CDDPL"] == 0 and not result.violations
+
+
 def test_a_group_of_few_rows_is_not_judged(tmp_path: Path):
     monitor = watch(tmp_path)
     monitor.add(rows_of(table((200, 10, 10, 100), (9, 0, 0, 0))))
@@ -357,19 +382,20 @@ def test_clean_traffic_seldom_raises_an_alarm(tmp_path: Path):
     alarms = 0
     judged = sorted(set(bias.METRICS) - bias.NOT_JUDGED - {"FT", "CDDL", "CDDPL"})
 
-    def sample() -> tuple[dict[str, float], dict[str, float]]:
+    def sample() -> bias.Counts:
         counts = bias.Counts()
         counts.cells = {"": rng.multinomial(300, share.ravel()).reshape(2, 2, 2)}
-        return counts.values(False), counts.spreads(False)
+        return counts
+
+    def seen(counts: bias.Counts) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
+        return counts.values(False), counts.straight(False), counts.spreads(False)
 
     for _ in range(400):
-        (before, of_before), (now, of_now) = sample(), sample()
+        (before, base, base_spread), (now, live, live_spread) = seen(sample()), seen(sample())
         alarms += any(
             bias.away(name, now[name]) > bias.away(name, before[name]) + bias.TOLERANCE
             and chance.worse_by_chance(
-                bias.straight(name, now[name]) - bias.straight(name, before[name]),
-                of_now[name],
-                of_before[name],
+                abs(live[name]) - abs(base[name]), live_spread[name], base_spread[name]
             )
             < chance.level(len(judged))
             for name in judged
