@@ -126,10 +126,10 @@ def get_pipeline(settings: dict[str, Any], session: PipelineSession) -> Pipeline
                 mount("model", train.properties.ModelArtifacts.S3ModelArtifacts),
                 mount("test", result(preprocess, "test")),
             ],
-            outputs=[output(settings, "Evaluate", "evaluation")],
+            outputs=[output(settings, "Evaluate", "evaluation"), evaluation_rows(settings)],
             arguments=[
                 *("--model", f"{PROCESSING}/input/model", "--test", f"{PROCESSING}/input/test"),
-                *("--output", f"{PROCESSING}/output/evaluation"),
+                *("--output", f"{PROCESSING}/output/evaluation", "--rows", f"{PROCESSING}/output/rows"),
             ],
         ),
         property_files=[evaluation_file],
@@ -441,6 +441,19 @@ def output(settings: dict[str, Any], step: str, name: str) -> ProcessingOutput:
         s3_output=ProcessingS3Output(
             s3_uri=Join(on="/", values=[prefix, ExecutionVariables.PIPELINE_EXECUTION_ID, step, name]),
             local_path=f"{PROCESSING}/output/{name}",
+            s3_upload_mode="EndOfJob",
+        ),
+    )
+
+
+def evaluation_rows(settings: dict[str, Any]) -> ProcessingOutput:
+    """Rows of the project's table `evaluations` in Athena, in a folder of their own for each execution."""
+    table = f"s3://{settings['bucket']}/monitoring/tables/evaluations/{settings['pipeline_name']}"
+    return ProcessingOutput(
+        output_name="rows",
+        s3_output=ProcessingS3Output(
+            s3_uri=Join(on="/", values=[table, ExecutionVariables.PIPELINE_EXECUTION_ID]),
+            local_path=f"{PROCESSING}/output/rows",
             s3_upload_mode="EndOfJob",
         ),
     )

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,23 @@ def _thin(values: np.ndarray) -> list[float]:
     return [float(value) for value in values[keep]]
 
 
+def rows_of(result: dict[str, Any], moment: datetime) -> list[dict[str, Any]]:
+    """Return evaluation.json as rows of a table, one a metric: no reader of tables takes its nested lines."""
+    return [
+        {
+            "evaluated": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "test_rows": result["dataset"]["item_count"],
+            "name": name,
+            "value": metric["value"],
+            "standard_deviation": None
+            if metric["standard_deviation"] == "NaN"
+            else metric["standard_deviation"],
+        }
+        for name, metric in result["binary_classification_metrics"].items()
+        if "value" in metric
+    ]
+
+
 def model_folder(path: Path, scratch: Path) -> Path:
     """Return the folder of the model: path itself, or what model.tar.gz in it unpacks to."""
     archive = path / "model.tar.gz" if path.is_dir() else path
@@ -156,12 +174,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, default=root / "output/evaluation", help="folder for evaluation.json"
     )
+    parser.add_argument("--rows", type=Path, help="folder for the same metrics as rows of a table")
     args = parser.parse_args(argv)
     try:
         result = run(args.model, args.test, args.output)
     except (EvaluationError, ModelError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
+    if args.rows:
+        args.rows.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(row) + "\n" for row in rows_of(result, datetime.now(UTC))]
+        (args.rows / "evaluations.jsonl").write_text("".join(lines), encoding="utf-8")
     metrics = result["binary_classification_metrics"]
     print(
         "evaluate: "

@@ -56,6 +56,19 @@ def test_the_archive_of_a_training_job_is_read(model_dir: Path, parts: Path, tmp
     assert report["dataset"]["item_count"] == 200
 
 
+def test_the_metrics_are_rows_of_a_table_too(model_dir: Path, parts: Path, tmp_path: Path):
+    folders = [f"--test={parts / 'test'}", f"--output={tmp_path}", f"--rows={tmp_path / 'rows'}"]
+    assert evaluate.main([f"--model={model_dir}", *folders]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "rows" / "evaluations.jsonl").read_text().splitlines()]
+    report = json.loads((tmp_path / "evaluation.json").read_text())["binary_classification_metrics"]
+    assert {row["name"]: row["value"] for row in rows} == {
+        name: metric["value"] for name, metric in report.items() if "value" in metric
+    }
+    assert {row["test_rows"] for row in rows} == {200}
+    deviations = {row["name"]: row["standard_deviation"] for row in rows}
+    assert deviations["accuracy_best_constant_classifier"] is None  # "NaN" in evaluation.json
+
+
 def test_a_folder_without_a_model_is_named(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     assert evaluate.main([f"--model={tmp_path}", f"--test={parts / 'test'}", f"--output={tmp_path}"]) == 1
     assert "neither model.tar.gz nor metadata.json" in capsys.readouterr().err
