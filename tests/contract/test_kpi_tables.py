@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -153,3 +155,18 @@ def test_queries_on_partitions_say_which() -> None:
 def test_the_workgroup_goes_with_its_queries() -> None:
     """A workgroup that has been used is deleted with its history only."""
     assert resources()["Queries"]["Properties"]["RecursiveDeleteOption"] is True
+
+
+def test_evaluations_have_the_columns_of_their_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in (
+        ROOT / "seedcode-repo/frameworks/sklearn/src",
+        ROOT / "seedcode-repo/inference/realtime/src",
+    ):
+        monkeypatch.syspath_prepend(str(folder))
+    evaluate = importlib.import_module("evaluate")
+    report = evaluate.report(np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.4, 0.9]))
+    rows = evaluate.rows_of(report, datetime(2026, 11, 21, tzinfo=UTC))
+    assert {tuple(row) for row in rows} == {tuple(columns("evaluations"))}
+    place = (ROOT / "seedcode-repo/base/pipeline.py").read_text()
+    location = tables()["evaluations"]["StorageDescriptor"]["Location"].removeprefix("${ReportsUri}/")
+    assert f"/monitoring/{location}{{settings['pipeline_name']}}" in place
