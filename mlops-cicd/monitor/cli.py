@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from . import KINDS, MonitorError
+from . import KINDS, MonitorError, managed
 from . import __doc__ as about
 from .settings import PROCESSING, BaselineInputs, Settings, read_json
 
@@ -93,6 +93,7 @@ def baseline_command(options: argparse.Namespace) -> int:
         files = module_of(kind).baseline(inputs)
         own = files.pop("options.json", {})
         files["options.json"] = inputs.run_options(kind) | own
+        files |= managed.files(kind, files["options.json"], managed.job_output())
         folder = options.output / kind
         for name, content in files.items():
             text = (
