@@ -272,7 +272,7 @@ def read_form(
         frame = pl.read_csv(
             chunk,
             has_header=False,
-            schema=dict.fromkeys([*columns, "more"], pl.String),
+            schema=dict.fromkeys(columns, pl.String),
             quote_char=None,
             truncate_ragged_lines=True,
             n_threads=1,  # chunks are read side by side
@@ -281,9 +281,8 @@ def read_form(
         return None
     if frame.height != count:  # lines and rows must be the same
         return None
-    tests: list[pl.Expr] = [pl.col("more").is_null()]
+    tests: list[pl.Expr] = []
     values: dict[str, pl.Expr] = {}
-    plain: list[str] = []
     for column, cell in zip(columns, form.cells, strict=True):
         if not cell.value:
             tests.append(pl.col(column) == cell.before)
@@ -297,22 +296,18 @@ def read_form(
             ]
             value = value.str.strip_prefix(cell.before).str.strip_suffix(cell.after)
         values[cell.value] = value
-        plain.append(cell.value)
     chosen = {f"input:{number}": values[f"input:{number}"] for number in range(len(wanted.names))}
     names = ["time:0", "event:0", "inference:0"] + (["output:0"] if wanted.outputs else [])
     chosen |= {name: values[name] for name in names if name in values}
     fits = pl.all_horizontal([test.fill_null(value=False) for test in tests])
     table = frame.select(fits.alias("fits"), *(value.alias(name) for name, value in chosen.items()))
     fitting = table["fits"]
-    if not (
-        fitting.all()
-        and occurrences(chunk, '"') == count * form.quotes
-        and occurrences(chunk, "\\") == count * form.backslashes
-    ):
-        # some lines have another form, or a value with a quote or a backslash
-        fitting &= ~frame.select(
-            pl.any_horizontal(values[name].str.contains(r'["\\]').fill_null(value=False) for name in plain)
-        ).to_series()
+    exact = {'"': form.quotes, "\\": form.backslashes, ",": len(form.cells) - 1}
+    # a line that fits has so many of each at least, so if there are no more in all, each has just so many
+    if not (fitting.all() and all(occurrences(chunk, c) == count * number for c, number in exact.items())):
+        lines = pl.Series(chunk.decode("utf-8").split("\n")[:-1])
+        for character, number in exact.items():
+            fitting &= lines.str.count_matches(character, literal=True) == number
     first = table["input:0"]
     if len(wanted.names) == 1:
         fitting &= first.fill_null("").str.strip_chars() != ""
@@ -404,7 +399,7 @@ def read_lines(
     if not is_clean(chunk, count):
         lines = chunk.split(b"\n")[:-1]
         doubtful = [bool(CONTROL.search(line) or not is_utf8(line)) for line in lines]
-        careful += [(first_line + number, lines[number]) for number in np.flatnonzero(doubtful)]
+        careful += [(first_line + number, lines[number]) for number in np.flatnonzero(doubtful).tolist()]
         numbers = np.flatnonzero(~np.array(doubtful, dtype=bool))
         chunk = b"".join(lines[number] + b"\n" for number in numbers)
         count = len(numbers)
