@@ -134,10 +134,58 @@ def _rule(cloud: Cloud, props: dict[str, Any]) -> None:
             raise ValueError(f"{error} (Error Code: ValidationException)")
 
 
+#: what a role needs so that Step Functions delivers its machine's log
+#: https://docs.aws.amazon.com/step-functions/latest/dg/cw-logs.html
+_LOG_DELIVERY = (
+    "logs:CreateLogDelivery",
+    "logs:DeleteLogDelivery",
+    "logs:DescribeLogGroups",
+    "logs:DescribeResourcePolicies",
+    "logs:GetLogDelivery",
+    "logs:ListLogDeliveries",
+    "logs:PutResourcePolicy",
+    "logs:UpdateLogDelivery",
+)
+
+
+def _state_machine(cloud: Cloud, props: dict[str, Any]) -> None:
+    from localaws.errors import AwsError
+    from localaws.hooks import states
+    from localaws.permissions import implied
+    from localaws.permissions.access import Access
+
+    if error := states.refused(props):
+        raise ValueError(f"Invalid State Machine Definition: {error} (Error Code: InvalidDefinition)")
+    name, role = props.get("StateMachineName", ""), props["RoleArn"]
+    arn = cloud.arn("states", f"stateMachine:{name}") if name else ""
+    try:
+        cloud.check_trust(role, "states.amazonaws.com", arn)
+    except AwsError as error:
+        raise ValueError(
+            "Neither the global service principal states.amazonaws.com, nor the regional one is authorized "
+            f"to assume the provided role. (Error Code: AccessDeniedException) {error.message}"
+        ) from error
+    if (props.get("LoggingConfiguration") or {}).get("Level", "OFF") != "OFF":
+        lacking = [a for a in _LOG_DELIVERY if not implied.role_may(cloud, role, Access(a, "*", {}))]
+        if lacking:
+            raise ValueError(
+                "The state machine IAM Role is not authorized to access the Log Destination "
+                f"(Error Code: AccessDeniedException) {role} lacks {', '.join(lacking)}"
+            )
+    if key := (props.get("EncryptionConfiguration") or {}).get("KmsKeyId"):
+        for access in states.key_questions(cloud, key, arn, logs=bool(props.get("LoggingConfiguration"))):
+            if not implied.role_may(cloud, role, access):
+                raise ValueError(
+                    f"The state machine's role {role} may not {access.action} with {access.resource} in the "
+                    f"context {access.context} (Error Code: KmsAccessDeniedException)"
+                )
+
+
 #: resource type → check(cloud, properties), raising ValueError with the reason
 CHECKS: dict[str, Callable[[Any, dict[str, Any]], None]] = {
     "AWS::IAM::Role": _role,
     "AWS::IAM::ManagedPolicy": _managed_policy,
     "AWS::Lambda::Function": _function,
     "AWS::Events::Rule": _rule,
+    "AWS::StepFunctions::StateMachine": _state_machine,
 }

@@ -23,7 +23,9 @@ from localaws.hooks import (
     nested,
     network,
     policies,
+    states,
     storage,
+    tables,
 )
 from localaws.hooks.cloudformation import service_documents, service_tags
 from localaws.hooks.events import put_service_event
@@ -56,7 +58,9 @@ _MODULES = (
     nested,
     network,
     policies,
+    states,
     storage,
+    tables,
 )
 #: hook → the emulator's private names it uses ("module:attribute"), of all modules
 HOOKS: dict[str, tuple[str, ...]] = {hook: names for m in _MODULES for hook, names in m.HOOKS.items()}
@@ -83,6 +87,7 @@ def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.T
     network.session_networks(cloud)
     alarms.alarms_mind_dimensions()
     alarms.tell_of_lost_actions(cloud)
+    alarms.tell_of_changes(cloud)
     mail.keep_mail(cloud)
     storage.images_are_told()
     storage.registry_tokens(cloud)
@@ -92,4 +97,10 @@ def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.T
     functions.run_under_roles(cloud)
     athena.run_queries(cloud)
     keys.check_log_keys(cloud)
+    tables.keep_tables()
+    states.run_tasks_under_roles(cloud)
+    states.keep_the_clouds_time(cloud)
+    states.assign_together()
+    states.read_definitions()
+    states.keep_records(cloud)
     cloudformation.ask_for_stacks(cloud)  # last: it goes around what the others did to the handlers

@@ -1,12 +1,13 @@
-"""CloudWatch: which series an alarm reads, and whom its actions reach."""
+"""CloudWatch: which series an alarm reads, whom its actions reach, and the event of each change."""
 
 from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING, Any
 
+from localaws import clock
 from localaws.hooks import keys
-from localaws.hooks.events import undelivered
+from localaws.hooks.events import put_service_event, undelivered
 from localaws.refusals import policy_allows
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.cloudwatch:_dispatch_alarm_actions",
         "ministack.services.sns:_topic_by_arn_any_scope",
     ),
+    "alarm_events": ("ministack.services.cloudwatch:_dispatch_alarm_actions",),
 }
 
 
@@ -97,3 +99,47 @@ def tell_of_lost_actions(cloud: Cloud) -> None:
         return original(alarm, old_state, new_state, reason)
 
     cloudwatch._dispatch_alarm_actions = dispatch
+
+
+def tell_of_changes(cloud: Cloud) -> None:
+    """Put the event of each change of an alarm's state on the default bus, whether it has actions or not.
+
+    https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch-and-eventbridge.html
+    """
+    from ministack.services import cloudwatch
+
+    original = cloudwatch._dispatch_alarm_actions
+
+    def dispatch(alarm: dict, old_state: str, new_state: str, reason: str) -> Any:
+        result = original(alarm, old_state, new_state, reason)
+        name, arn = alarm.get("AlarmName", ""), alarm.get("AlarmArn", "")
+        stamp = clock.now().strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
+        detail = {
+            "alarmName": name,
+            "configuration": _configuration(alarm),
+            "previousState": {"value": old_state},
+            "state": {"value": new_state, "reason": reason, "timestamp": stamp},
+        }
+        # deliveries call the cloud, which the change is being made in
+        cloud.spawn(
+            put_service_event,
+            *(cloud, "aws.cloudwatch", "CloudWatch Alarm State Change", detail, [arn]),
+            name="alarm-event",
+        )
+        return result
+
+    cloudwatch._dispatch_alarm_actions = dispatch
+
+
+def _configuration(alarm: dict) -> dict[str, Any]:
+    """What the event says of the alarm."""
+    told: dict[str, Any] = {"description": alarm["AlarmDescription"]} if alarm.get("AlarmDescription") else {}
+    if alarm.get("AlarmRule"):
+        return told | {"alarmRule": alarm["AlarmRule"]}
+    metric = {
+        "namespace": alarm.get("Namespace", ""),
+        "name": alarm.get("MetricName", ""),
+        "dimensions": {d["Name"]: d["Value"] for d in alarm.get("Dimensions") or []},
+    }
+    series = {"metric": metric, "period": int(alarm.get("Period") or 60), "stat": alarm.get("Statistic", "")}
+    return told | {"metrics": [{"id": "m1", "metricStat": series, "returnData": True}]}

@@ -67,7 +67,13 @@ def register_targets(cloud: Cloud, targets: dict[str, Target]) -> None:
 
     def ours(target: dict, event: dict, rule: dict, view: Any) -> None:
         try:
-            targets[_service(target)](target, _payload(target, event, rule, view))
+            payload, principal = _payload(target, event, rule, view), "events.amazonaws.com"
+            if ":scheduler:" in rule.get("Arn", ""):
+                payload, principal = _attributes(cloud, payload, event, rule), "scheduler.amazonaws.com"
+                _check_schedule_key(cloud, rule, target["RoleArn"])
+            targets[_service(target)](
+                {**target, "Principal": principal, "Source": rule.get("Arn", "")}, payload
+            )
         except Exception as error:
             undelivered(cloud, target["Arn"], f"rule {rule.get('Name')}: {error}")
 
@@ -185,7 +191,29 @@ def _universal(cloud: Cloud, target: dict, event: dict, schedule: dict) -> None:
     That is EventBridge Scheduler's universal target, ``arn:aws:scheduler:::aws-sdk:<service>:<operation>``.
     """
     service, _, operation = target["Arn"].split(":aws-sdk:")[1].partition(":")
-    text = target.get("Input") or "{}"
+    text = _attributes(cloud, target.get("Input") or "{}", event, schedule)
+
+    def call() -> None:
+        from botocore import xform_name
+
+        method = xform_name(operation[0].upper() + operation[1:])
+        try:
+            _check_schedule_key(cloud, schedule, target["RoleArn"])
+            client = cloud.client(
+                service, role=target["RoleArn"], principal="scheduler.amazonaws.com", session="scheduler"
+            )
+            getattr(client, method)(**resource.typed(service, method, json.loads(text)))
+        except Exception as error:
+            undelivered(cloud, schedule.get("Arn", ""), f"{service}.{operation}: {error}")
+
+    cloud.spawn(call, name="scheduler")
+
+
+def _attributes(cloud: Cloud, text: str, event: dict, schedule: dict) -> str:
+    """A schedule's input with its context attributes filled in.
+
+    https://docs.aws.amazon.com/scheduler/latest/UserGuide/managing-schedule-context-attributes.html
+    """
     moment = event["Time"] - event["Time"] % 60  # a schedule is due on the minute
     stamp = clock.datetime.fromtimestamp(moment, tz=clock.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for key, value in {
@@ -195,25 +223,14 @@ def _universal(cloud: Cloud, target: dict, event: dict, schedule: dict) -> None:
         "schedule-arn": schedule.get("Arn", ""),
     }.items():
         text = text.replace(f"<aws.scheduler.{key}>", value)
+    return text
 
-    def call() -> None:
-        from botocore import xform_name
 
-        from localaws.permissions import implied
+def _check_schedule_key(cloud: Cloud, schedule: dict, role: str) -> None:
+    """Raise PermissionError when the role may not read the schedule's input, which a key encrypts."""
+    from localaws.permissions import implied
 
-        group, _, name = schedule.get("Arn", "").rpartition(":schedule/")[2].partition("/")
-        which = {"GroupName": group, "Name": name}
-        for access in implied.kms_accesses(cloud, "scheduler", "GetSchedule", which):
-            if not implied.role_may(cloud, target["RoleArn"], access):  # the payload is encrypted with it
-                reason = f"{target['RoleArn']} may not {access.action} with {access.resource}"
-                return undelivered(cloud, schedule.get("Arn", ""), reason)
-        method = xform_name(operation[0].upper() + operation[1:])
-        try:
-            client = cloud.client(
-                service, role=target["RoleArn"], principal="scheduler.amazonaws.com", session="scheduler"
-            )
-            getattr(client, method)(**resource.typed(service, method, json.loads(text)))
-        except Exception as error:
-            undelivered(cloud, schedule.get("Arn", ""), f"{service}.{operation}: {error}")
-
-    cloud.spawn(call, name="scheduler")
+    group, _, name = schedule.get("Arn", "").rpartition(":schedule/")[2].partition("/")
+    for access in implied.kms_accesses(cloud, "scheduler", "GetSchedule", {"GroupName": group, "Name": name}):
+        if not implied.role_may(cloud, role, access):
+            raise PermissionError(f"{role} may not {access.action} with {access.resource}")

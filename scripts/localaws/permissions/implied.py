@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
-from localaws.hooks import keys
+from localaws.hooks import keys, states, tables
 from localaws.permissions import callers, engine
 from localaws.permissions.access import Access
 
@@ -165,6 +165,39 @@ def _scheduler(cloud: Cloud, operation: str, p: Params) -> Iterator[Access]:
         yield from _uses(cloud, "scheduler", key, ("kms:Decrypt",), aws__scheduler__schedule__arn=arn)
 
 
+def _dynamodb(cloud: Cloud, operation: str, p: Params) -> Iterator[Access]:
+    # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/encryption.usagenotes.html
+    name = p.get("TableName", "").rpartition("/")[2]
+    context = {"aws__dynamodb__tableName": name, "aws__dynamodb__subscriberId": cloud.account}
+    if operation in ("CreateTable", "UpdateTable"):
+        key = (p.get("SSESpecification") or {}).get("KMSMasterKeyId")
+        yield from _uses(
+            cloud, "dynamodb", key, ("kms:CreateGrant", "kms:DescribeKey", "kms:Decrypt"), **context
+        )
+    elif operation.endswith("Item") or operation in ("Query", "Scan"):
+        yield from _uses(cloud, "dynamodb", tables.table_key(name), ("kms:Decrypt",), **context)
+
+
+def _stepfunctions(cloud: Cloud, operation: str, p: Params) -> Iterator[Access]:
+    # https://docs.aws.amazon.com/step-functions/latest/dg/encryption-at-rest.html
+    if operation in ("CreateStateMachine", "UpdateStateMachine"):
+        key = (p.get("encryptionConfiguration") or {}).get("kmsKeyId")
+        arn = p.get("stateMachineArn") or cloud.arn("states", f"stateMachine:{p.get('name', '')}")
+        yield from _uses(
+            cloud, "states", key, ("kms:DescribeKey", "kms:GenerateDataKey"), aws__states__stateMachineArn=arn
+        )
+    if operation in (
+        "DescribeExecution",
+        "DescribeStateMachine",
+        "DescribeStateMachineForExecution",
+        "GetExecutionHistory",
+    ):
+        metadata_only = p.get("includedData") == "METADATA_ONLY"
+        arn = states.machine_of(p.get("executionArn") or p.get("stateMachineArn") or "")
+        key = "" if metadata_only else states.machine_key(arn)
+        yield from _uses(cloud, "states", key, ("kms:Decrypt",), aws__states__stateMachineArn=arn)
+
+
 def _ecr(cloud: Cloud, operation: str, p: Params) -> Iterator[Access]:
     # pulls and pushes go by the grants that were made here
     name = p.get("repositoryName", "")
@@ -251,5 +284,7 @@ _SERVICES: dict[str, Callable[[Cloud, str, Params], Iterator[Access]]] = {
     "scheduler": _scheduler,
     "ecr": _ecr,
     "codeartifact": _codeartifact,
+    "dynamodb": _dynamodb,
+    "stepfunctions": _stepfunctions,
     "sagemaker": _sagemaker,
 }
