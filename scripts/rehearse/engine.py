@@ -302,9 +302,12 @@ def summary(facts: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"release": facts.get("release", {}).get("version")}
     if versions := facts.get("versions"):
         found["model"] = {key: versions[-1][key] for key in ("version", "commit", "metrics")}
-    if drift := facts.get("drift"):
-        found["violations"] = {kind: len(drift[kind]["violations"]) for kind in ("clean", "drifted")}
-        found["mail"] = drift["mail"]["subject"]
+    if hours := facts.get("hours"):
+        found["monitors"] = {hour.title: sorted(hour.fired) for hour in hours}
+    if notices := facts.get("notices"):
+        found["mails"] = [mail["subject"] for mail in notices]
+    if tables := facts.get("tables"):
+        found["tables"] = tables
     if left := facts.get("left"):
         found["left"] = {kind: len(items) for kind, items in left.items()}
     return found

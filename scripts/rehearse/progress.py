@@ -183,6 +183,8 @@ def verdict(result: dict[str, Any]) -> list[str]:
     lines = []
     for letter, case in result["use_cases"].items():
         lines.append(f"{'✔' if case['passed'] else '✘'} {letter}  {case['title']}  {case['seconds']:.1f} s")
+    for table in result["facts"].get("tables", []):
+        lines += ["", table["title"], *columns(table["head"], table["rows"])]
     if failure := result.get("failure"):
         lines += [
             "",
@@ -194,6 +196,14 @@ def verdict(result: dict[str, Any]) -> list[str]:
     else:
         lines += ["", f"passed in {clock(result['seconds'])}"]
     return [*lines, f"report: {result['report']}"]
+
+
+def columns(head: list[str], rows: list[list[Any]]) -> list[str]:
+    """A table in plain text: a column is as wide as its widest cell."""
+    cells = [[str(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(head))]
+    shown = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+    return [line.rstrip() for line in (shown[0], "  ".join("-" * width for width in widths), *shown[1:])]
 
 
 def choose(json_lines: bool) -> Progress:

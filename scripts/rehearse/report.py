@@ -15,6 +15,7 @@ import yaml
 from rehearse.cloud import ROOT
 from rehearse.drawing import distribution, drift_bars, el, timeline
 from rehearse.engine import Rehearsal, UseCase
+from rehearse.monitoring import Hour
 from rehearse.progress import clock
 
 LIMITS = ROOT / "docs/limits.yml"
@@ -80,30 +81,58 @@ def feature(statistics: dict[str, Any], name: str) -> dict[str, Any]:
     return next((f for f in statistics.get("features", []) if f["name"] == name), {})
 
 
-def drift(found: dict[str, Any]) -> str:
-    """What the monitor found."""
-    clean, live, mail = found["clean"], found["drifted"], found["mail"]
-    features = live["drift"]["features"]
-    worst = sorted(features, key=lambda name: features[name]["distance"], reverse=True)[:3]
-    plots = [
-        distribution(name, feature(found["baseline"], name), feature(live["statistics"], name))
-        for name in worst
+def distances(hour: Hour) -> dict[str, Any]:
+    """Feature -> how far its distribution was from the baseline in that hour."""
+    return {
+        one["subject"]: {"distance": one["value"], "threshold": one["threshold"], "violated": one["violated"]}
+        for one in hour.summaries["data_quality"]["measures"]
+        if one["name"] == "distance" and one["value"] is not None
+    }
+
+
+def drift(facts: dict[str, Any]) -> str:
+    """What the monitors found, hour by hour, and what was told."""
+    hours: list[Hour] = facts["hours"]
+    rows = [
+        (
+            hour.title,
+            hour.summaries["data_quality"]["records"],
+            *("fired" if kind in hour.fired else "quiet" for kind in hour.summaries),
+        )
+        for hour in hours
     ]
-    rows = [(v["feature_name"], v["constraint_check_type"], v["description"]) for v in live["violations"]]
-    lead = (
-        f"Clean traffic ({clean['drift']['records']} records) gave no violation; drifted traffic "
-        f"({live['drift']['records']} records) gave {len(rows)}, the alarm, and a mail to {mail['to']}."
-    )
-    content = [
-        key(("--base", "clean traffic"), ("--live", "drifted traffic")),
-        drift_bars(clean["drift"]["features"], features),
+    notices = facts.get("notices", [])
+    lead = f"Each hour was judged by four monitors; {len(notices)} mails told the owner what they found."
+    content = [table(("hour", "records", *hours[0].summaries), rows, (1,))]
+    moved = next((hour for hour in hours if "data_quality" in hour.fired), None)
+    if moved:
+        content.append(el("h3", escape(f"How far the features moved: {moved.title}")))
+        content.append(key(("--base", hours[0].title), ("--live", moved.title)))
+        content.append(drift_bars(distances(hours[0]), distances(moved)))
+        worst = sorted(distances(moved).items(), key=lambda one: one[1]["distance"], reverse=True)[:3]
+        baseline = facts.get("baseline", {})
+        plots = [
+            distribution(name, feature(baseline, name), feature(moved.statistics, name)) for name, _ in worst
+        ]
+        if any(plots):
+            content.append(key(("--base", "training data"), ("--live", moved.title)))
+            content.append(el("div", *plots, class_="grid"))
+    found = [
+        (
+            hour.title,
+            kind,
+            violation.get("feature_name") or violation.get("metric_name") or "",
+            violation["description"],
+        )
+        for hour in hours
+        for kind, listed in hour.violations.items()
+        for violation in listed
     ]
-    if any(plots):
-        content.append(el("h3", "The features that moved most"))
-        content.append(key(("--base", "training data"), ("--live", "drifted traffic")))
-        content.append(el("div", *plots, class_="grid"))
-    content.append(fold(f"{len(rows)} violations", table(("feature", "check", "what was found"), rows)))
-    content.append(fold("The mail", el("pre", escape(f"{mail['subject']}\n\n{mail['body']}"[:3000]))))
+    content.append(fold(f"{len(found)} violations", table(("hour", "monitor", "what", "found"), found)))
+    content += [
+        fold(mail["subject"], el("pre", escape(f"{mail['subject']}\n\n{mail['body']}"[:3000])))
+        for mail in notices
+    ]
     return section("Drift", lead, *content)
 
 
@@ -137,8 +166,9 @@ def tiles(r: Rehearsal, result: dict[str, Any], stacks: list[dict[str, Any]]) ->
     metrics = r.facts.get("versions", [{}])[-1].get("metrics", {})
     if "auc" in metrics:
         shown.append((f"{metrics['auc']:.3f}", "AUC of the last model version"))
-    if "drift" in r.facts:
-        shown.append((str(len(r.facts["drift"]["drifted"]["violations"])), "violations in drifted traffic"))
+    if hours := r.facts.get("hours"):
+        fired = sum(len(hour.fired) for hour in hours)
+        shown.append((str(fired), f"times a monitor found drift in {len(hours)} hours"))
     parts = (el("div", el("b", escape(v)), el("span", escape(w)), class_="tile") for v, w in shown)
     return el("div", *parts, class_="tiles")
 
@@ -192,8 +222,10 @@ def write(r: Rehearsal, result: dict[str, Any], path: Path) -> Path:
         )
     if facts.get("versions"):
         body.append(section("Model", "What the registry holds, read back.", models(facts["versions"])))
-    if "drift" in facts:
-        body.append(drift(facts["drift"]))
+    if facts.get("hours"):
+        body.append(drift(facts))
+    for found in facts.get("tables", []):
+        body.append(section(found["title"], found["lead"], table(found["head"], found["rows"])))
     if stacks:
         lead = "Created by the real templates, counted before the teardown."
         body.append(section("Resources by stack", lead, resources(stacks)))

@@ -29,7 +29,7 @@ import create_user
 import deploy
 import publish
 import release
-from rehearse import leaks, routes
+from rehearse import leaks
 from rehearse.cloud import ROOT
 from rehearse.engine import Failure, Rehearsal, Step
 from statements import templates
@@ -628,13 +628,8 @@ def roll_out(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
 
 
 def approval_mail(r: Rehearsal) -> dict[str, Any] | None:
-    """The newest mail that asks the owner for an approval."""
-    found = [
-        mail
-        for mail in mails(r, OWNER_EMAIL)
-        if "approv" in f"{mail['subject']} {mail['body']}".lower()
-        and "ConfirmSubscription" not in mail["body"]
-    ]
+    """The newest mail in which CodePipeline asks the owner for an approval."""
+    found = [mail for mail in mails(r, OWNER_EMAIL) if mail["subject"].startswith("APPROVAL NEEDED")]
     return found[-1] if found else None
 
 
@@ -653,20 +648,6 @@ def applicants(r: Rehearsal, made: Project) -> list[list[str]]:
     return [[value for index, value in enumerate(row) if index != target] for row in rows[1:]]
 
 
-def drifted(r: Rehearsal, rows: list[list[str]]) -> list[list[str]]:
-    """Other people than those the model was trained on: older, larger and longer loans, one purpose."""
-    columns = r.facts["columns"]
-    changed = []
-    for row in rows:
-        person = dict(zip(columns, row, strict=True))
-        person["age"] = str(min(int(person["age"]) + 25, 95))
-        person["credit_amount"] = str(int(person["credit_amount"]) * 3)
-        person["duration_months"] = str(int(person["duration_months"]) * 2)
-        person["housing"] = rows[0][columns.index("housing")]
-        changed.append([person[name] for name in columns])
-    return changed
-
-
 def invoke(r: Rehearsal, made: Project, rows: list[list[str]]) -> list[str]:
     """One request to the production endpoint; an answer per row."""
     body = io.StringIO()
@@ -678,18 +659,6 @@ def invoke(r: Rehearsal, made: Project, rows: list[list[str]]) -> list[str]:
     scores = answer["Body"].read().decode().split()
     r.check(len(scores) == len(rows), f"{made.endpoint} answered {len(scores)} scores for {len(rows)} rows")
     return scores
-
-
-def traffic(r: Rehearsal, made: Project, step: Step, rows: list[list[str]], chunk: int = 10) -> None:
-    """Send rows to production and wait until data capture has them all."""
-    bucket, s3 = made.settings["bucket-name"], person(r, made).client("s3")
-    before = captured(s3, bucket)
-    for start in range(0, len(rows), chunk):
-        invoke(r, made, rows[start : start + chunk])
-        step.say(f"{start + chunk} of {len(rows)} applicants")
-    requests = -(-len(rows) // chunk)
-    r.wait("data capture", lambda: True if captured(s3, bucket) >= before + requests else None, timeout=90)
-    step.say(f"{len(rows)} applicants in {requests} requests, all captured")
 
 
 def captured(s3: Any, bucket: str) -> int:
@@ -707,109 +676,6 @@ def advance_past_the_hour(r: Rehearsal, minutes: int = 5) -> datetime:
     seconds = 3600 - (now.minute * 60 + now.second) + minutes * 60
     r.cloud.control("clock", {"advance_seconds": seconds})
     return datetime.fromisoformat(r.cloud.control("clock")["now"])
-
-
-def monitor_run(r: Rehearsal, made: Project, step: Step) -> dict[str, Any]:
-    """Move the clock, wait for the monitor's job, and read its report."""
-    sagemaker, s3 = person(r, made).client("sagemaker"), person(r, made).client("s3")
-    bucket = made.settings["bucket-name"]
-
-    def reports() -> set[str]:
-        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="monitoring/data-quality/")
-        return {
-            item["Key"]
-            for page in pages
-            for item in page.get("Contents", [])
-            if item["Key"].endswith("/drift.json")
-        }
-
-    def jobs() -> dict[str, str]:
-        found = sagemaker.list_processing_jobs(
-            NameContains=f"mlops-{made.id}-dq", SortBy="CreationTime", SortOrder="Descending"
-        )
-        return {
-            job["ProcessingJobName"]: job["ProcessingJobStatus"] for job in found["ProcessingJobSummaries"]
-        }
-
-    before, known = reports(), set(jobs())
-    now = advance_past_the_hour(r)
-    step.say(f"the clock is {now:%Y-%m-%d %H:%M}")
-
-    def probe() -> str | None:
-        for name, status in jobs().items():
-            if name in known:
-                continue
-            if status in ("Failed", "Stopped"):
-                why = sagemaker.describe_processing_job(ProcessingJobName=name).get(
-                    "FailureReason", "no reason given"
-                )
-                log = account.log_tail(
-                    person(r, made).client("logs"), "/aws/sagemaker/ProcessingJobs", prefix=f"{name}/"
-                )
-                raise Failure(
-                    f"monitoring job {name} ended as {status}: {why}",
-                    log,
-                    f"aws sagemaker describe-processing-job --processing-job-name {name}",
-                )
-        new = sorted(reports() - before)
-        return new[-1] if new and all(status == "Completed" for status in jobs().values()) else None
-
-    key = r.wait("the monitoring job's report", probe, timeout=180, every=1)
-    folder = key.rsplit("/", 1)[0]
-
-    def read(name: str) -> dict[str, Any]:
-        return json.loads(s3.get_object(Bucket=bucket, Key=f"{folder}/{name}")["Body"].read())
-
-    return {
-        "folder": f"s3://{bucket}/{folder}",
-        "violations": read("constraint_violations.json")["violations"],
-        "drift": read("drift.json"),
-        "statistics": read("statistics.json"),
-    }
-
-
-def monitor(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
-    """Use case G: clean traffic raises nothing, drifted traffic raises the alarm and a mail."""
-    rows = applicants(r, made)
-    with r.use_case("G", "monitor"):
-        with r.step("clean traffic") as step:
-            traffic(r, made, step, rows[:400])
-        with r.step("the hourly monitor finds nothing") as step:
-            clean = monitor_run(r, made, step)
-            r.check(
-                not clean["violations"],
-                f"clean traffic gave {len(clean['violations'])} violations",
-                violations(clean),
-                clean["folder"],
-            )
-            step.say(f"{clean['drift']['records']} records, no violation")
-        with r.step("drifted traffic: older people, larger and longer loans") as step:
-            traffic(r, made, step, drifted(r, rows[:400]))
-        with r.step("the hourly monitor finds the drift") as step:
-            found = monitor_run(r, made, step)
-            r.check(
-                bool(found["violations"]),
-                "drifted traffic gave no violation",
-                [json.dumps(found["drift"]["features"])[:500]],
-                found["folder"],
-            )
-            step.say(", ".join(sorted({v["feature_name"] for v in found["violations"]})))
-        with r.step("the alarm goes off and the owner gets a mail") as step:
-            name = r.wait("the drift alarm", lambda: drift_alarm(r, made), timeout=60)
-            mail = r.wait("the alarm's mail", lambda: alarm_mail(r, name), timeout=60)
-            step.say(f"to {mail['to']}: {mail['subject']}")
-        with r.step("what was called from the VPC is in the table of its endpoints") as step:
-            step.say(routes.as_written(r))
-        with r.step("no event was lost and nothing failed unseen") as step:
-            step.say(nothing_lost(r))
-        with r.step("no secret and nobody's data lies open") as step:
-            step.say(leaks.nothing_leaked(r, leaks.people_of(rows, drifted(r, rows[:400]))))
-        baseline = (
-            json.loads(read_s3(person(r, made).client("s3"), version["baseline"]))
-            if version.get("baseline")
-            else {}
-        )
-        r.facts["drift"] = {"clean": clean, "drifted": found, "baseline": baseline, "mail": mail}
 
 
 #: what libraries ask before they do without it: boto3 takes the denial of ListBuckets for "I cannot tell"
@@ -831,31 +697,3 @@ def nothing_lost(r: Rehearsal) -> str:
     } - {"sts:AssumeRole"}
     r.check(not by_root, "the administrator worked after the launch", sorted(by_root), "/_localaws/calls")
     return "none undelivered, no fault, no call denied, nothing done as administrator"
-
-
-def drift_alarm(r: Rehearsal, made: Project) -> str | None:
-    """The project's alarm on constraint violations, once it is in ALARM."""
-    session = person(r, made)
-    stack = session.client("cloudformation").describe_stack_resources(
-        StackName=f"mlops-{made.id}-monitoring"
-    )["StackResources"]
-    names = [x["PhysicalResourceId"] for x in stack if x["ResourceType"] == "AWS::CloudWatch::Alarm"]
-    alarms = session.client("cloudwatch").get_paginator("describe_alarms")
-    pages = alarms.paginate(AlarmNames=names, StateValue="ALARM")
-    for alarm in (a for page in pages for a in page["MetricAlarms"]):
-        endpoints = [d["Value"] for d in alarm["Dimensions"] if d["Name"] == "Endpoint"]
-        if alarm["Namespace"] == "MLOps/Monitoring" and made.endpoint in endpoints:
-            return alarm["AlarmName"]
-    return None
-
-
-def alarm_mail(r: Rehearsal, alarm: str) -> dict[str, Any] | None:
-    """The mail that tells of an alarm."""
-    return next(
-        (mail for mail in reversed(mails(r, OWNER_EMAIL)) if alarm in mail["subject"] + mail["body"]), None
-    )
-
-
-def violations(report: dict[str, Any]) -> list[str]:
-    """Violations in words."""
-    return [f"{v['feature_name']}: {v['description']}" for v in report["violations"]]

@@ -1,6 +1,6 @@
 """Use cases A to G with one project and one user, then the teardown."""
 
-from rehearse import story, teardown_story
+from rehearse import monitoring, story, teardown_story
 from rehearse.engine import Rehearsal
 
 
@@ -13,6 +13,6 @@ def run(r: Rehearsal) -> None:
     clone = story.experiment(r, project)
     version = story.train(r, project, clone)
     story.roll_out(r, project, version)
-    story.monitor(r, project, version)
+    monitoring.two_hours(r, project, version)
     if not r.keep:
         teardown_story.teardown_everything(r, before)
