@@ -262,6 +262,19 @@ def test_expressions_that_are_refused(
     assert message in refused(call, MonitoringScheduleName=cloud.name("bad"), MonitoringScheduleConfig=config)
 
 
+@pytest.mark.parametrize(
+    "kind, seconds", [("data_quality", 3600), ("model_quality", 1800), ("model_bias", 1800)]
+)
+def test_an_hourly_job_ends_within_the_hour(
+    cloud: Any, define: Any, schedule: Any, kind: str, seconds: int
+) -> None:
+    schedule(define(kind, StoppingCondition={"MaxRuntimeInSeconds": seconds}), kind)
+    job = define(kind, StoppingCondition={"MaxRuntimeInSeconds": seconds + 1})
+    with pytest.raises(ClientError, match="the limit of an hourly"):
+        schedule(job, kind)
+    schedule(job, kind, "cron(0 0/6 ? * * *)")
+
+
 def test_a_schedule_names_a_definition_of_its_kind(cloud: Any, define: Any, world: Any) -> None:
     call, job = cloud.client("sagemaker").create_monitoring_schedule, define()
     name = cloud.name("bad")

@@ -32,6 +32,7 @@ KINDS = {
 EXPRESSION = re.compile(
     r"cron\(0 (?:(?P<every>\*)|(?P<hour>[01]?\d|2[0-3])(?:/(?P<step>0?[1-9]|1\d|2[0-4]))?) \? \* \* \*\)"
 )
+HOURLY = "cron(0 * ? * * *)"
 _DURATION = re.compile(r"-?P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?)?")
 _DAY = timedelta(hours=24)
 #: schedules of an account, a quota that cannot be raised: https://docs.aws.amazon.com/general/latest/gr/sagemaker.html
@@ -209,6 +210,13 @@ class MonitoringSchedulesMixin(EndpointsMixin):
             raise _invalid(
                 f"ScheduleExpression {expression} is not supported: hourly is cron(0 * ? * * *), daily "
                 "cron(0 [00-23] ? * * *), every some hours cron(0 [00-23]/[01-24] ? * * *)"
+            )
+        limit = 3600 if kind in ("DataQuality", "ModelExplainability") else 1800
+        runtime = (definition.get("StoppingCondition") or {}).get("MaxRuntimeInSeconds", 0)
+        # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_MonitoringStoppingCondition.html
+        if expression == HOURLY and runtime > limit:
+            raise _invalid(
+                f"MaxRuntimeInSeconds {runtime} exceeds {limit}, the limit of an hourly {kind} schedule"
             )
         start, end = (length(one or "PT0H") for one in window)
         if not timedelta() <= start - end <= _DAY:
