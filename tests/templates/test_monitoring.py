@@ -30,7 +30,7 @@ TEMPLATE = load(CFN / "deploy/monitoring.yaml")
 
 @functools.cache
 def registries() -> tuple[dict[str, str], dict[str, str]]:
-    """AWS's accounts with the images of Model Monitor and of Clarify by region, as the SageMaker SDK has them."""
+    """AWS's accounts with the images of Model Monitor and of Clarify, by region, as the SDK has them."""
     (folder,) = (Path(p) for p in sagemaker.core.image_uri_config.__path__)
     files = (folder / f"{name}.json" for name in ("model-monitor", "clarify"))
     found, processing = (json.loads(file.read_text(encoding="utf-8")) for file in files)
