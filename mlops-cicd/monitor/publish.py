@@ -19,18 +19,11 @@ LOG = logging.getLogger("monitor")
 HISTORY_DAYS = 3
 MOST_HISTORY = 72
 CLARIFY = ("model_bias", "model_explainability")  # their files say version "1.0", as Clarify's do
-# of summary.json, and not in the row for Athena
-MORE = frozenset(
-    {
-        "measures",
-        "notes",
-        "requests",
-        "requests_by_hour",
-        "unreadable_reasons",
-        "excluded_reasons",
-        "ground_truth",
-        "ignored_objects",
-    }
+ROW_COLUMNS = (
+    *("run_id", "endpoint", "kind", "engine", "scheduled", "window_start", "window_end"),
+    *("records", "excluded", "unreadable", "violations", "status"),
+    *("worst_subject", "worst_name", "worst_value", "worst_baseline", "worst_threshold"),
+    *("report_uri", "model_package_arn"),
 )
 WHOLE_MODEL = ("", "model")  # subjects that are no feature and no facet
 
@@ -63,7 +56,7 @@ def summarize(
         "report_uri": f"{settings.reports_uri}/{settings.report_folder}/" if settings.reports_uri else "",
         "model_package_arn": settings.model_package_arn,
     }
-    return row | {  # MORE: not in the row
+    return row | {
         "measures": [measure_row(measure) for measure in result.measures],
         "notes": result.notes,
         "requests": intake.requests,
@@ -141,10 +134,8 @@ def write_files(
     day = settings.scheduled.strftime("%Y-%m-%d")
     name = f"date={day}/{settings.kind}-{settings.scheduled:%H%M}-{summary['run_id']}.jsonl"
     tables = settings.output / "tables"
-    write_text(
-        tables / "runs" / name,
-        json.dumps({key: value for key, value in summary.items() if key not in MORE}) + "\n",
-    )
+    row = {key: summary[key] for key in ROW_COLUMNS}
+    write_text(tables / "runs" / name, json.dumps(row) + "\n")
     about = {key: summary[key] for key in ("run_id", "endpoint", "kind", "scheduled")}
     columns = ("subject", "name", "value", "baseline", "threshold", "p_value", "violated")
     lines = [json.dumps(about | {key: one[key] for key in columns}) + "\n" for one in summary["measures"]]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 PROCESSING = Path("/opt/ml/processing")
 MIN_RECORDS = 50
+ROWS_AT_ONCE = 50_000
 LARGEST_MODEL = 4 << 30  # bytes, unpacked
 
 
@@ -271,17 +275,40 @@ def read_csv(paths: list[Path]) -> pl.DataFrame:
     files = [file for path in paths for file in csv_files(path)]
     if not files or not files[0].is_file():
         raise MonitorError(f"no CSV file at {', '.join(map(str, paths))}: put data with a header there")
+    header: list[str] = []
     frames: list[pl.DataFrame] = []
     for file in files:
-        try:
-            frame = pl.read_csv(file, infer_schema=False, missing_utf8_is_empty_string=True)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise MonitorError(f"{file} cannot be read as CSV: {error}") from error
-        frame = frame.rename({name: name.strip().lstrip("\ufeff") for name in frame.columns})
-        if frames and frame.columns != frames[0].columns:
-            raise MonitorError(f"{file} has other columns than {files[0]}: one baseline needs one header")
-        frames.append(frame)
-    whole = pl.concat(frames)
-    if not whole.height:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            try:
+                rows = csv.reader(stream)
+                names = [name.strip() for name in next(rows, [])]
+                header = header or names
+                check_header(file, names, header, files[0])
+                while some := list(islice(checked_rows(file, rows, len(header)), ROWS_AT_ONCE)):
+                    frames.append(pl.DataFrame(some, schema=dict.fromkeys(header, pl.String), orient="row"))
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise MonitorError(f"{file} cannot be read as CSV: {error}") from error
+    if not frames:
         raise MonitorError(f"{files[0]} has a header but no rows: a baseline needs the training data")
-    return whole.select(present(pl.all()))
+    return pl.concat(frames).select(present(pl.all()))
+
+
+def check_header(file: Path, names: list[str], header: list[str], first: Path) -> None:
+    """One header, with every name once."""
+    if not names:
+        raise MonitorError(f"{file} is empty: put data with a header there")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise MonitorError(f"{file} has column {twice[0]!r} twice")
+    if names != header:
+        raise MonitorError(f"{file} has other columns than {first}: one baseline needs one header")
+
+
+def checked_rows(file: Path, rows: Any, width: int) -> Iterator[list[str]]:
+    """Rows that are as wide as the header."""
+    for row in rows:
+        if not row:
+            continue
+        if len(row) != width:
+            raise MonitorError(f"{file} line {rows.line_num} has {len(row)} values, its header has {width}")
+        yield row
