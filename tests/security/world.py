@@ -279,6 +279,7 @@ def _project(
         "bucket": bucket,
         "file": _file(root, bucket, "data/matrix-read.csv"),
         "artifact": _file(root, bucket, f"mlops-{identifier}/Project/matrix"),
+        "report": _file(root, bucket, "monitoring/data-quality/2026/01/01/00/summary.json"),
         "key": key,
         "ciphertext": root.client("kms").encrypt(KeyId=key, Plaintext=b"matrix")["CiphertextBlob"],
         "secret": secret,
