@@ -93,8 +93,8 @@ class Project:
             ProjectId=identity,
             BucketName=self.bucket,
             KeyArn=self.key,
-            DataScientistRoleArn=self.scientist,
-            DeployRoleArn=self.deploy,
+            DataScientistRoleName=self.scientist.rpartition("/")[2],
+            DeployRoleName=self.deploy.rpartition("/")[2],
         )
         own = {
             "bucket-name": self.bucket,
