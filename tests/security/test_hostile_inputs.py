@@ -48,6 +48,7 @@ from mlops_cicd import (
     smoke_test,
     validate,
 )
+from monitor import cli as monitor_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 CANARY = Path(tempfile.gettempdir()) / f"hostile-{uuid.uuid4().hex}"
@@ -415,13 +416,9 @@ def raw_data(world: World, value: bytes) -> str:
 
 def captured_traffic(world: World, value: tuple[str, str]) -> str:
     """A request that data capture has kept, beside two honest ones, which the monitor must judge."""
-    spec = importlib.util.spec_from_file_location("hostile_monitor", ROOT / "mlops-cicd/monitor/monitor.py")
-    monitor = importlib.util.module_from_spec(spec)
-    sys.modules["hostile_monitor"] = monitor
-    spec.loader.exec_module(monitor)
     data = world.folder / "data.csv"
     data.write_text("age,sex\n" + "".join(f"{20 + n},{'mf'[n % 2]}\n" for n in range(40)))
-    assert monitor.main(["baseline", "--dataset", str(data), "--output", str(world.folder / "b")]) == 0
+    assert monitor_cli.main(["baseline", "--dataset", str(data), "--output", str(world.folder / "b")]) == 0
     capture = world.folder / "capture"
     capture.mkdir()
 
@@ -437,18 +434,20 @@ def captured_traffic(world: World, value: tuple[str, str]) -> str:
     client = SimpleNamespace(put_metric_data=lambda **data: metrics.append(data))
     argv = [
         "run",
+        "--kind",
+        "data_quality",
         "--baseline",
-        str(world.folder / "b"),
+        str(world.folder / "b/data_quality"),
         "--capture",
         str(capture),
         "--output",
         str(world.folder / "r"),
     ]
     world.capsys.readouterr()
-    assert monitor.main(argv, env, lambda name: client) == 0
+    assert monitor_cli.main(argv, env, lambda name: client) == 0
     said = world.capsys.readouterr()
     check_text(said.out + said.err)
-    (report,) = (world.folder / "r").rglob("drift.json")
+    (report,) = (world.folder / "r").rglob("summary.json")
     judged = json.loads(report.read_text())
     assert judged["records"] >= 2 and metrics
     return ""

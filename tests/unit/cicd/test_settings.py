@@ -23,7 +23,7 @@ def test_a_project_is_read(aws: None) -> None:
 def test_the_pipeline_receives_every_setting_of_the_contract(aws: None) -> None:
     project = load_project(boto3.client("ssm"), PROJECT_ID, REGION)
     images = {"preprocessing": "p:1", "training": "t:1", "inference": "i:1"}
-    settings = project.for_pipeline({"version": 1}, images, "abc", "s3://b/monitor.py")
+    settings = project.for_pipeline({"version": 1}, images, "abc", "s3://b/monitor.pyz")
     assert set(settings) == {
         "project_id",
         "project_name",
@@ -44,7 +44,7 @@ def test_the_pipeline_receives_every_setting_of_the_contract(aws: None) -> None:
         "config",
     }
     assert settings["pipeline_name"] == NAME
-    assert settings["monitor"] == {"code_uri": "s3://b/monitor.py"}
+    assert settings["monitor"] == {"code_uri": "s3://b/monitor.pyz"}
 
 
 def test_more_than_ten_parameters_are_read_in_several_calls(aws: None) -> None:
