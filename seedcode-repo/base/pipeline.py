@@ -325,14 +325,13 @@ def monitoring_baseline(
                 mount("code", settings["monitor"]["code_uri"]),
                 mount("options", upload(settings, session, "code/monitoring", "options.json", options, JSON)),
                 mount("model", train.properties.ModelArtifacts.S3ModelArtifacts),
-                *(
-                    mount(name, result(preprocess, name))
-                    for name in ("baseline", "train", "validation", "test")
-                ),
+                # SageMaker refuses an input with the name of an output, which is baseline
+                mount("dataset", result(preprocess, "baseline")),
+                *(mount(name, result(preprocess, name)) for name in ("train", "validation", "test")),
             ],
             outputs=[output(settings, "MonitoringBaseline", "baseline")],
             arguments=[
-                *("baseline", "--dataset", f"{where}/baseline/baseline.csv", "--train", f"{where}/train"),
+                *("baseline", "--dataset", f"{where}/dataset/baseline.csv", "--train", f"{where}/train"),
                 *("--holdout", f"{where}/validation", "--holdout", f"{where}/test"),
                 *("--model", f"{where}/model", "--target", str(data["target"])),
                 *("--positive-class", str(data.get("positive_class", "1"))),
