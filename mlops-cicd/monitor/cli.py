@@ -126,7 +126,7 @@ def run_command(options: argparse.Namespace, env: Mapping[str, str], client: Cli
     settings = Settings.from_env(env, **flags)
     # statistics are needed at the end, and their import takes as long as a million rows
     threading.Thread(target=importlib.import_module, args=("scipy.stats",), daemon=True).start()
-    from .shards import Hosts, Meeting
+    from .shards import WAIT_SECONDS, Hosts, Meeting
 
     hosts = Hosts.read(Path(env.get("MONITOR_CONFIG_DIR") or "/opt/ml/config"))
     run_id = run_id_of(settings, env)
@@ -143,15 +143,11 @@ def run_command(options: argparse.Namespace, env: Mapping[str, str], client: Cli
         meeting.deliver(hosts.current, {"monitor": monitor.partial(), "intake": intake.partial()})
         print(f"{hosts.current} of {len(hosts.names)}: {intake.records} records for {hosts.names[0]}")
         return 0
-    try:
-        monitor, intake = scan(settings, client, hosts.share)
-        seconds = float(env.get("MONITOR_WAIT_SECONDS") or 900)
-        for part in meeting.collect(hosts.others, seconds):
-            monitor.merge(part["monitor"])
-            intake.merge(part["intake"])
-        return conclude(settings, monitor, intake, client, run_id)
-    finally:
-        meeting.clear()
+    monitor, intake = scan(settings, client, hosts.share)
+    for part in meeting.collect(hosts.others, float(env.get("MONITOR_WAIT_SECONDS") or WAIT_SECONDS)):
+        monitor.merge(part["monitor"])
+        intake.merge(part["intake"])
+    return conclude(settings, monitor, intake, client, run_id)
 
 
 def scan(settings: Settings, client: Client, share: Any) -> tuple[Any, Any]:

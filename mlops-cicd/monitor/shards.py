@@ -3,6 +3,7 @@
 SageMaker writes who takes part to /opt/ml/config/resourceconfig.json. The parts meet below the reports'
 prefix: <reports>/parts/<run id>/<host>.json, or <host>.failed with a sentence. A host that neither delivers
 nor says why is lost: the run fails and names it within a time limit, rather than judge a part of the traffic.
+The bucket forgets parts after some days: jobs may not delete.
 """
 
 from __future__ import annotations
@@ -104,13 +105,6 @@ class Meeting:
                     "lost, or its traffic takes longer; nothing was judged. See its log, then run again"
                 )
             sleep(POLL_SECONDS)
-
-    def clear(self) -> None:
-        """Remove the parts; they are of no use to anybody."""
-        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
-        for page in pages:
-            for item in page.get("Contents", []):
-                self.s3.delete_object(Bucket=self.bucket, Key=item["Key"])
 
     def _put(self, name: str, body: bytes) -> None:
         self.s3.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=body)
