@@ -178,6 +178,139 @@ def test_drift_is_one_mail_with_feature_distance_threshold_and_since_when(made: 
     made.cloud.wait(lambda: len([m for m in made.mails() if "Drift" in m["subject"]]) == 2, 60, "second mail")
 
 
+JOB, ARN = "SageMaker Processing Job State Change", "arn:aws:sagemaker:us-east-1:123456789012"
+PIPELINE, ACTION = (f"CodePipeline {what} Execution State Change" for what in ("Pipeline", "Action"))
+MODEL, STACK = "SageMaker Model Package State Change", "CloudFormation Stack Status Change"
+STACKS = "arn:aws:cloudformation:us-east-1:123456789012:stack"
+PENDING = {
+    "ModelPackageGroupName": PREFIX,
+    "ModelPackageStatus": "Completed",
+    "ModelApprovalStatus": "PendingManualApproval",
+}
+TESTED = {"pipeline": f"{PREFIX}-deploy", "stage": "Production", "action": "Test", "state": "SUCCEEDED"}
+# what happened → who sends the event, its type and detail, and the rule that takes it
+HAPPENED: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "build failed": (
+        "codepipeline",
+        PIPELINE,
+        {"pipeline": f"{PREFIX}-build", "state": "FAILED"},
+        "Delivery",
+    ),
+    "build went well": ("codepipeline", PIPELINE, {"pipeline": f"{PREFIX}-build", "state": "SUCCEEDED"}, ""),
+    "a user's pipeline failed": (
+        "codepipeline",
+        PIPELINE,
+        {"pipeline": f"{PREFIX}-user-jane", "state": "FAILED"},
+        "",
+    ),
+    "in production": ("codepipeline", ACTION, TESTED, "Delivery"),
+    "in staging": ("codepipeline", ACTION, {**TESTED, "stage": "Staging"}, ""),
+    "deployed, not tested": ("codepipeline", ACTION, {**TESTED, "action": "Deploy"}, ""),
+    "rolled back": (
+        "cloudformation",
+        STACK,
+        {
+            "stack-id": f"{STACKS}/{PREFIX}-production/1",
+            "status-details": {"status": "UPDATE_ROLLBACK_COMPLETE"},
+        },
+        "Delivery",
+    ),
+    "updated": (
+        "cloudformation",
+        STACK,
+        {"stack-id": f"{STACKS}/{PREFIX}-production/1", "status-details": {"status": "UPDATE_COMPLETE"}},
+        "",
+    ),
+    "another project rolled back": (
+        "cloudformation",
+        STACK,
+        {
+            "stack-id": f"{STACKS}/mlops-p-other-production/1",
+            "status-details": {"status": "UPDATE_ROLLBACK_COMPLETE"},
+        },
+        "",
+    ),
+    **{
+        f"{part} failed": (
+            "sagemaker",
+            JOB,
+            {"ProcessingJobName": f"{PREFIX}-{part}-1", "ProcessingJobStatus": "Failed"},
+            "Production" if part != "xx" else "",
+        )
+        for part in ("dq", "mq", "mb", "me", "xx")
+    },
+    "Model Monitor failed": (
+        "sagemaker",
+        JOB,
+        {
+            "ProcessingJobName": "model-monitoring-1",
+            "MonitoringScheduleArn": f"{ARN}:monitoring-schedule/{PREFIX}-dq",
+            "ProcessingJobStatus": "Failed",
+        },
+        "Production",
+    ),
+    "monitored": (
+        "sagemaker",
+        JOB,
+        {"ProcessingJobName": f"{PREFIX}-dq-1", "ProcessingJobStatus": "Completed"},
+        "",
+    ),
+    "a version waits": ("sagemaker", MODEL, PENDING, "Production"),
+    "a version is being checked": (
+        "sagemaker",
+        MODEL,
+        {**PENDING, "ModelPackageStatus": "InProgress"},
+        "",
+    ),
+    "a note on a version that waits": (
+        "sagemaker",
+        MODEL,
+        {**PENDING, "UpdatedModelPackageFields": ["CustomerMetadataProperties"]},
+        "",
+    ),
+    "another project's version": ("sagemaker", MODEL, {**PENDING, "ModelPackageGroupName": "x"}, ""),
+    "clean again": (
+        "cloudwatch",
+        "CloudWatch Alarm State Change",
+        {"alarmName": f"{PREFIX}-monitoring-DataQualityDrifted-1", "state": {"value": "OK"}},
+        "",
+    ),
+    "slow": (  # it reaches the topic by itself
+        "cloudwatch",
+        "CloudWatch Alarm State Change",
+        {"alarmName": f"{PREFIX}-production-SlowAnswers-1", "state": {"value": "ALARM"}},
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HAPPENED)
+def test_each_event_is_taken_by_one_rule_or_none(made: Made, what: str) -> None:
+    source, kind, detail, wanted = HAPPENED[what]
+    event = {
+        "id": "1",
+        "account": made.cloud.account,
+        "region": made.cloud.region,
+        "time": "2026-07-01T12:00:00Z",
+        "resources": [],
+        "source": f"aws.{source}",
+        "detail-type": kind,
+        "detail": detail,
+    }
+    events = made.cloud.client("events")
+    patterns = {
+        one["Name"].removeprefix(f"{made.stack}-").partition("Changed")[0]: one["EventPattern"]
+        for one in events.list_rules(NamePrefix=made.stack)["Rules"]
+    }
+    assert all(len(pattern) <= 2048 for pattern in patterns.values()), "EventBridge's quota"
+    taken = [
+        name
+        for name, pattern in patterns.items()
+        if events.test_event_pattern(EventPattern=pattern, Event=json.dumps(event))["Result"]
+    ]
+    assert taken == ([wanted] if wanted else [])
+
+
 def test_event_that_comes_twice_is_one_mail(made: Made) -> None:
     """EventBridge delivers at least once."""
     event = {
