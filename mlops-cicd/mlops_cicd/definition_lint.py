@@ -129,6 +129,18 @@ class Linter:
                     self.needs.setdefault(str(child.get("Name")), set()).add(name)
         elif kind in STEPS:
             self.check_arguments(name, *STEPS[kind][:2], arguments)
+        if kind == "Processing":
+            self.check_names(name, arguments)
+
+    def check_names(self, name: str, arguments: dict[str, Any]) -> None:
+        """The inputs and outputs of a processing job have names of their own, all together."""
+        inputs = arguments.get("ProcessingInputs") or []
+        outputs = (arguments.get("ProcessingOutputConfig") or {}).get("Outputs") or []
+        names = [one.get("InputName") for one in inputs] + [one.get("OutputName") for one in outputs]
+        for twice in sorted({str(one) for one in names if names.count(one) > 1}):
+            self.problems.append(
+                f"step {name}: more than one input or output is named {twice}; allowed: one of each name"
+            )
 
     def check_arguments(self, name: str, operation: str, job_name: str, arguments: dict[str, Any]) -> None:
         """The arguments of a job step against the API model."""

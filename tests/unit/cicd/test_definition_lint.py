@@ -232,6 +232,10 @@ FAULTS = {
         edit("Steps.0.Arguments.AppSpecification.ContainerArguments", ["--options", "x" * 257]),
         "step Prepare (CreateProcessingJob): AppSpecification.ContainerArguments[1] is of length 257;",
     ),
+    "an input named as an output": (
+        edit("Steps.0.Arguments.ProcessingInputs.0.InputName", "out"),
+        "step Prepare: more than one input or output is named out; allowed: one of each name",
+    ),
     "many arguments": (
         edit("Steps.0.Arguments.AppSpecification.ContainerArguments", ["x"] * 101),
         "AppSpecification.ContainerArguments is of length 101; allowed: at most 100",
