@@ -104,6 +104,7 @@ def made(cloud) -> Iterator[Made]:
         AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
         KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
         BillingMode="PAY_PER_REQUEST",
+        SSESpecification={"Enabled": True, "SSEType": "KMS", "KMSMasterKeyId": data["KeyArn"]},
     )
     stack = cloud.name("functions")
     make(
