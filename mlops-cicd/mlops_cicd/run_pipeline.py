@@ -1,7 +1,8 @@
 """Stage Train of the build pipeline (flow E): updates the project's stable SageMaker pipeline and runs it.
 
-The definition comes from the project's pipeline.py. It is checked, created or updated with the project's
-role and tags, started and followed; the result is the new model version, or why there is none.
+The definition comes from the project's pipeline.py. It is checked, and created or updated with the project's
+role and tags. The retraining workflow starts it, because it sees to it that one training runs at a time. The
+execution is followed; the result is the new model version, or why there is none.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
-from . import sdk
+from . import retraining, sdk
 from .config import load_config
 from .console import OK, Fault, say, script, write_env, write_json
 from .definition_lint import lint
@@ -176,7 +177,8 @@ def define(options: argparse.Namespace, session: Any, project: Project, sagemake
     definition = sdk.load_definition(
         options.project_dir.resolve(), settings, sdk.pipeline_session(session, project.bucket_name)
     )
-    problems = lint(json.loads(definition), sagemaker.meta.service_model)
+    content = json.loads(definition)
+    problems = [*lint(content, sagemaker.meta.service_model), *retraining.missing_parameters(content)]
     if problems:
         raise Fault(
             "\n  ".join([f"pipeline.py describes a pipeline with {len(problems)} mistake(s)", *problems])
@@ -191,28 +193,28 @@ def main(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Update, start and follow the pipeline; write out.json and the variables that CodePipeline shows."""
+    """Update the pipeline, have it run and follow it; write out.json and what CodePipeline shows."""
     parser = argparse.ArgumentParser(prog="mlops_cicd.run_pipeline", description=__doc__)
     parser.add_argument("--project-id", default=os.environ.get("PROJECT_ID", ""))
     parser.add_argument("--project-dir", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True, help="images.json, or the folder that holds it")
     parser.add_argument("--commit", default=os.environ.get("COMMIT_ID", ""))
+    parser.add_argument("--build", default=os.environ.get("CODEBUILD_BUILD_ID", "").rpartition(":")[2])
     parser.add_argument("--out", type=Path, default=Path("out.json"))
     parser.add_argument("--env", type=Path, help="file of `export` lines for the buildspec to source")
     options = parser.parse_args(argv)
     checked_commit(options.commit)
     session = session or boto3.Session()
-    sagemaker, logs = session.client("sagemaker"), session.client("logs")
+    sagemaker, logs, states = (session.client(name) for name in ("sagemaker", "logs", "stepfunctions"))
     project = load_project(session.client("ssm"), options.project_id, session.region_name)
 
     definition = define(options, session, project, sagemaker)
     upsert(sagemaker, session.client("s3"), project, definition)
     started = clock()
-    execution = sagemaker.start_pipeline_execution(
-        PipelineName=project.name,
-        PipelineExecutionDisplayName=f"commit-{options.commit[:12] or 'unknown'}",
-        PipelineExecutionDescription=f"Build of commit {options.commit or 'unknown'}",
-    )["PipelineExecutionArn"]
+    build = options.build[:8] or time.strftime("%Y%m%d%H%M%S", time.gmtime())
+    workflow = retraining.ask(states, project.retraining_state_machine_arn, options.commit, build)
+    say(f"retraining {workflow}")
+    execution = retraining.pipeline_execution(states, workflow, sleep, clock)
     say(f"execution {execution}")
     described, steps = follow(sagemaker, execution, sleep, clock)
 
@@ -221,6 +223,7 @@ def main(
         options.out,
         {
             "pipeline_name": project.name,
+            "retraining_execution_arn": workflow,
             "pipeline_execution_arn": execution,
             "status": status,
             "model_package_arn": model,

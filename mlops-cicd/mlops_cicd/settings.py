@@ -25,6 +25,7 @@ PROJECT_KEYS = (
     "ecr-training-uri",
     "ecr-inference-uri",
     "model-package-group-name",
+    "retraining-state-machine-arn",
 )
 INFRA_KEYS = ("private-subnet-ids", "compute-security-group-id")
 IMAGES = ("preprocessing", "training", "inference")
@@ -103,6 +104,7 @@ class Project:
     ecr_training_uri: str
     ecr_inference_uri: str
     model_package_group_name: str
+    retraining_state_machine_arn: str
     subnets: tuple[str, ...]
     security_groups: tuple[str, ...]
 

@@ -1,7 +1,8 @@
 """Custom::ProjectCleanup: removes what a project made outside its stack (flow B, 2-smproject.yaml).
 
 Property: ProjectId. On Delete the deployed stacks go first (they use the project's roles, key and topic),
-then the pipelines. Model versions and data stay: the templates retain their group and bucket.
+then what retrains is stopped, so that it starts nothing any more, then the pipelines go. Model versions and
+data stay: the templates retain their group and bucket.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ GONE = {
     "ResourceNotFound",
     "ResourceNotFoundException",
     "NoSuchBucket",
+    "StateMachineDoesNotExist",
 }
 
 
@@ -59,6 +61,7 @@ def on_event(
     project = f"mlops-{properties['ProjectId']}"
     for stage in STACKS:
         delete_stack(f"{project}-{stage}", client("cloudformation"), seconds_left, sleep)
+    stop_workflow(machine_arn(event["StackId"], f"{project}-retraining"), client("stepfunctions"))
     for suffix in PIPELINES:
         delete_pipeline(project + suffix, client("sagemaker"), seconds_left, sleep)
     return identity, {}
@@ -90,6 +93,26 @@ def delete_stack(
             _rest(f"stack {name} is still being deleted", seconds_left, sleep)
     except ClientError as error:
         _pass_if_gone(error, name)
+
+
+def machine_arn(stack: str, name: str) -> str:
+    """The ARN of a state machine in the account and region of a stack."""
+    _, partition, _, region, account, _ = stack.split(":", 5)
+    return f"arn:{partition}:states:{region}:{account}:stateMachine:{name}"
+
+
+def stop_workflow(machine: str, states: Any) -> None:
+    """Stop what runs of a state machine; the stack deletes the machine itself."""
+    pages = states.get_paginator("list_executions")
+    try:
+        for page in pages.paginate(stateMachineArn=machine, statusFilter="RUNNING"):
+            for execution in page["executions"]:
+                states.stop_execution(
+                    executionArn=execution["executionArn"], cause="The project is being deleted."
+                )
+                logger.info("stopped %s", execution["executionArn"])
+    except ClientError as error:
+        _pass_if_gone(error, machine)
 
 
 def delete_pipeline(

@@ -89,6 +89,15 @@ NOT_NEEDED = {
     r"CodeArtifact::\w+ codeartifact:\w+PermissionsPolicy": "PermissionsPolicyDocument",
     r"KMS::Key kms:(Disable|Enable)Key$": "Enabled",
     r"SSM::Parameter ssm:\w*Tags\w*": "Tags",
+    r"DynamoDB::Table (kinesis:|dynamodb:(Enable|Disable|Update)Kinesis)": "KinesisStreamSpecification",
+    r"DynamoDB::Table (s3:|logs:|dynamodb:(ImportTable|DescribeImport))": "ImportSourceSpecification",
+    r"DynamoDB::Table dynamodb:(Put|Delete)ResourcePolicy": "ResourcePolicy",
+    r"DynamoDB::Table dynamodb:UpdateContributorInsights": "ContributorInsightsSpecification",
+    # of replicas, which are another type's: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/V2gt_IAM.html
+    r"DynamoDB::Table (iam:|dynamodb:(\w*TableReplica|Scan|Query|\w+Item)$)": "",
+    r"DynamoDB::Table kms:(ListAliases|RevokeGrant)": "",  # of aliases, and of a key that is changed
+    r"StepFunctions::StateMachine s3:": "DefinitionS3Location",
+    r"StepFunctions::StateMachine kms:": "EncryptionConfiguration",
     # Lake Formation, federated databases and open table formats are other ways to keep a catalog
     r"Glue::\w+ (lakeformation:|glue:\w*(Connection|SchemaVersion)|iam:|s3:)": "",
     r"Glue::Table glue:UpdateDatabase$": "",  # an update changes the table only
@@ -159,6 +168,7 @@ OWN: dict[str, tuple[str, dict[str, str]]] = {
     "AWS::EC2::SubnetRouteTableAssociation": ("route-table", {"RouteTableId": "RouteTableId"}),
     "AWS::EC2::VPC": ("vpc", {}),
     "AWS::EC2::VPCEndpoint": ("vpc-endpoint", {}),
+    "AWS::DynamoDB::Table": ("table", {"TableName": "TableName"}),
     "AWS::ECR::Repository": ("repository", {"RepositoryName": "RepositoryName"}),
     "AWS::Events::Rule": ("rule-on-default-event-bus", {"RuleName": "Name"}),
     "AWS::Glue::Database": ("database", {"DatabaseName": "DatabaseInput.Name"}),
@@ -222,6 +232,7 @@ OWN: dict[str, tuple[str, dict[str, str]]] = {
     "AWS::ServiceCatalog::Portfolio": ("Portfolio", {}),
     "AWS::ServiceCatalog::PortfolioPrincipalAssociation": ("Portfolio", {"PortfolioId": "PortfolioId"}),
     "AWS::ServiceCatalog::PortfolioProductAssociation": ("Product", {"ProductId": "ProductId"}),
+    "AWS::StepFunctions::StateMachine": ("statemachine", {"StateMachineName": "StateMachineName"}),
 }
 #: types whose ARN is known only when the service has given them an id
 NAMED_BY_SERVICE = {kind for kind, (_, places) in OWN.items() if not places}
@@ -276,13 +287,15 @@ ROLES: dict[str, tuple[tuple[str, str], ...]] = {
 KEYS = {
     "AWS::CodeArtifact::Domain": "EncryptionKey",
     "AWS::CodeCommit::Repository": "KmsKeyId",
+    "AWS::DynamoDB::Table": "SSESpecification.KMSMasterKeyId",
     "AWS::ECR::Repository": "EncryptionConfiguration.KmsKey",
     "AWS::Lambda::Function": "KmsKeyArn",
     "AWS::SageMaker::Domain": "KmsKeyId",
     "AWS::SageMaker::EndpointConfig": "KmsKeyId",
+    "AWS::StepFunctions::StateMachine": "EncryptionConfiguration.KmsKeyId",
 }
 #: types of a service that KMS knows by another name (kms:ViaService)
-_VIA = {"SageMaker": "sagemaker", "ECR": "ecr", "CodeCommit": "codecommit", "CodeArtifact": "codeartifact"}
+_VIA = {"StepFunctions": "states"}  # the others are known by the type's service in small letters
 _TEMPLATE_URL = re.compile(
     r"https://(?:s3[\w.-]*\.amazonaws\.com[\w.]*/)?([a-z0-9.-]+?)(?:\.s3[\w.-]*\.amazonaws\.com[\w.]*)?/(.+)"
 )
@@ -596,6 +609,9 @@ def _objects(kind: str, props: Properties, place: Place) -> Iterator[str]:
     for url in urls:
         if match := _TEMPLATE_URL.fullmatch(url):
             yield f"arn:{place.partition}:s3:::{match[1]}/{match[2]}"
+    definition = props.get("DefinitionS3Location")
+    if isinstance(definition, Mapping):
+        yield f"arn:{place.partition}:s3:::{definition['Bucket']}/{definition['Key']}"
     code = props.get("Code")
     if isinstance(code, Mapping):
         code = code.get("S3") if kind == "AWS::CodeCommit::Repository" else code

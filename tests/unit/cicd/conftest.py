@@ -20,6 +20,7 @@ BUCKET = f"{NAME}-{ACCOUNT}-{REGION}"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/mlops/projects/execution"
 KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 ECR = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{NAME}"
+MACHINE = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:{NAME}-retraining"
 GROUP_ARN = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:model-package/{NAME}"
 
 PARAMETERS = {
@@ -35,6 +36,7 @@ PARAMETERS = {
     f"/mlops/projects/{PROJECT_ID}/ecr-training-uri": f"{ECR}/training",
     f"/mlops/projects/{PROJECT_ID}/ecr-inference-uri": f"{ECR}/inference",
     f"/mlops/projects/{PROJECT_ID}/model-package-group-name": NAME,
+    f"/mlops/projects/{PROJECT_ID}/retraining-state-machine-arn": MACHINE,
     "/mlops/infra/private-subnet-ids": "subnet-0123456789abcdef0,subnet-0123456789abcdef1",
     "/mlops/infra/compute-security-group-id": "sg-0123456789abcdef0",
     "/mlops/infra/studio-domain-id": "d-abc",

@@ -15,9 +15,10 @@ from botocore.stub import ANY, Stubber
 from mlops_cicd import run_pipeline, sdk
 from mlops_cicd.console import Fault
 from mlops_cicd.monitor_code import upload_monitor
+from mlops_cicd.retraining import PARAMETERS
 from mlops_cicd.settings import Project, load_project
 
-from .conftest import ACCOUNT, BUCKET, GROUP_ARN, KEY, NAME, PROJECT_ID, REGION, ROLE, Session
+from .conftest import ACCOUNT, BUCKET, GROUP_ARN, KEY, MACHINE, NAME, PROJECT_ID, REGION, ROLE, Session
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PIPELINE_ARN = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:pipeline/{NAME}"
@@ -180,7 +181,7 @@ class SageMaker:
     """moto runs nothing: this client tells the story of one execution, page by page."""
 
     def __init__(self, story: list[tuple[str, list[dict[str, Any]]]]) -> None:
-        self.story, self.turn, self.started = story, -1, {}
+        self.story, self.turn = story, -1
         self.meta = boto3.client("sagemaker", region_name=REGION).meta
 
     def describe_pipeline(self, **_: Any) -> None:
@@ -189,10 +190,6 @@ class SageMaker:
     def create_pipeline(self, **arguments: Any) -> dict[str, str]:
         self.created = arguments
         return {"PipelineArn": PIPELINE_ARN}
-
-    def start_pipeline_execution(self, **arguments: Any) -> dict[str, str]:
-        self.started = arguments
-        return {"PipelineExecutionArn": EXECUTION}
 
     def describe_pipeline_execution(self, **_: Any) -> dict[str, str]:
         self.turn = min(self.turn + 1, len(self.story) - 1)
@@ -206,6 +203,42 @@ class SageMaker:
         return [{"PipelineExecutionSteps": [one]} for one in self.story[self.turn][1]]
 
 
+class States:
+    """The retraining workflow: by the second look it has started the pipeline."""
+
+    exceptions = boto3.client("stepfunctions", region_name=REGION).exceptions
+
+    def __init__(self, running: tuple[str, ...] = (), over: tuple[str, ...] = ()) -> None:
+        self.running, self.over, self.started, self.looks = running, over, {}, 0
+        self.end: dict[str, str] = {"status": "RUNNING"}
+
+    def start_execution(self, **arguments: Any) -> dict[str, str]:
+        if arguments["name"] in (*self.running, *self.over):
+            raise self.exceptions.ExecutionAlreadyExists({"Error": {"Code": "ExecutionAlreadyExists"}}, "x")
+        self.started = arguments
+        return {"executionArn": self.execution(arguments["name"])}
+
+    @staticmethod
+    def execution(name: str) -> str:
+        return f"{MACHINE.replace('stateMachine', 'execution')}:{name}"
+
+    def describe_execution(self, executionArn: str) -> dict[str, str]:
+        name = executionArn.rpartition(":")[2]
+        return {"status": "SUCCEEDED"} if name in self.over else self.end
+
+    def get_paginator(self, name: str) -> States:
+        assert name == "get_execution_history"
+        return self
+
+    def paginate(self, **_: Any) -> list[dict[str, Any]]:
+        self.looks += 1
+        begun = {"type": "TaskStateExited", "stateExitedEventDetails": {"name": "Note", "output": "{}"}}
+        output = json.dumps({"PipelineExecutionArn": EXECUTION})
+        start = {"type": "TaskStateExited", "stateExitedEventDetails": {"name": "Start", "output": output}}
+        shown = self.looks > 1 and self.end["status"] == "RUNNING"
+        return [{"events": [begun]}, {"events": [start] if shown else []}]
+
+
 REGISTERED = step("Register", "Succeeded", {"RegisterModel": {"Arn": f"{GROUP_ARN}/3"}})
 GOOD = [
     ("Executing", [step("Prepare", "Executing")]),
@@ -215,20 +248,38 @@ GOOD = [
 
 
 def run(
-    monkeypatch: pytest.MonkeyPatch, project_dir: Path, tmp_path: Path, story: list[Any], definition: str = ""
+    monkeypatch: pytest.MonkeyPatch,
+    project_dir: Path,
+    tmp_path: Path,
+    story: list[Any],
+    definition: str = "",
+    states: States | None = None,
 ) -> tuple[int, SageMaker, list[float]]:
     """Run the stage with a definition instead of a project's pipeline.py."""
     content = {
         "Version": "2020-12-01",
+        "Parameters": [{"Name": n, "Type": "String", "DefaultValue": "x"} for n in PARAMETERS],
         "Steps": [{"Name": "Low", "Type": "Fail", "Arguments": {"ErrorMessage": "x"}}],
     }
     monkeypatch.setattr(sdk, "pipeline_session", lambda *_: None)
     monkeypatch.setattr(sdk, "load_definition", lambda *_: definition or json.dumps(content))
     (tmp_path / "images.json").write_text(json.dumps(IMAGES))
     sagemaker, sleeps = SageMaker(story), []
+    sagemaker.states = states = states or States()
     argv = ["--project-id", PROJECT_ID, "--project-dir", str(project_dir), "--images", str(tmp_path)]
-    argv += ["--commit", "c" * 40, "--out", str(tmp_path / "out.json"), "--env", str(tmp_path / "train.env")]
-    code = run_pipeline.main(argv, Session(sagemaker=sagemaker), sleeps.append, lambda: sum(sleeps))
+    argv += [
+        "--build",
+        "0123456789",
+        "--commit",
+        "c" * 40,
+        "--out",
+        str(tmp_path / "out.json"),
+        "--env",
+        str(tmp_path / "train.env"),
+    ]
+    code = run_pipeline.main(
+        argv, Session(sagemaker=sagemaker, stepfunctions=states), sleeps.append, lambda: sum(sleeps)
+    )
     return code, sagemaker, sleeps
 
 
@@ -247,12 +298,82 @@ def test_a_good_run_ends_with_the_model_version(
     assert (tmp_path / "train.env").read_text() == (
         f"export PIPELINE_EXECUTION_ARN={EXECUTION}\nexport MODEL_PACKAGE_ARN={GROUP_ARN}/3\n"
     )
-    assert sagemaker.started["PipelineExecutionDisplayName"] == "commit-cccccccccccc"
+    assert out["retraining_execution_arn"] == States.execution("commit-cccccccccccc")
+    asked = sagemaker.states.started
+    assert (asked["stateMachineArn"], asked["name"]) == (MACHINE, "commit-cccccccccccc")
+    reason = json.loads(asked["input"])
+    assert datetime.strptime(reason.pop("time"), "%Y-%m-%dT%H:%M:%SZ")
+    assert reason == {"kind": "code", "id": "commit-cccccccccccc", "detail": "commit cccccccccccc"}
     assert {"Key": "sagemaker:project-id", "Value": PROJECT_ID} in sagemaker.created["Tags"]
     text = capsys.readouterr().out
     assert "Prepare: Executing" in text
     assert "Prepare: Succeeded (cached)" in text
-    assert len(sleeps) == 2
+    assert len(sleeps) == 3
+
+
+def test_a_retraining_of_the_commit_that_is_under_way_is_taken_up(
+    aws: None, monkeypatch: pytest.MonkeyPatch, project_dir: Path, tmp_path: Path
+) -> None:
+    states = States(running=("commit-cccccccccccc",))
+    assert run(monkeypatch, project_dir, tmp_path, GOOD, states=states)[0] == 0
+    assert states.started == {}
+    out = json.loads((tmp_path / "out.json").read_text())
+    assert out["retraining_execution_arn"] == States.execution("commit-cccccccccccc")
+
+
+def test_a_commit_that_is_built_again_trains_again(
+    aws: None, monkeypatch: pytest.MonkeyPatch, project_dir: Path, tmp_path: Path
+) -> None:
+    states = States(over=("commit-cccccccccccc",))
+    assert run(monkeypatch, project_dir, tmp_path, GOOD, states=states)[0] == 0
+    assert (
+        states.started["name"] == json.loads(states.started["input"])["id"] == "commit-cccccccccccc-01234567"
+    )
+
+
+def test_a_reason_that_another_run_took_leads_to_its_execution(
+    aws: None, monkeypatch: pytest.MonkeyPatch, project_dir: Path, tmp_path: Path
+) -> None:
+    states = States()
+    states.end = {"status": "SUCCEEDED", "output": json.dumps({"pipeline_execution_arn": EXECUTION})}
+    assert run(monkeypatch, project_dir, tmp_path, GOOD, states=states)[0] == 0
+    assert json.loads((tmp_path / "out.json").read_text())["pipeline_execution_arn"] == EXECUTION
+
+
+def test_a_workflow_that_fails_is_told(
+    aws: None,
+    monkeypatch: pytest.MonkeyPatch,
+    project_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    states = States()
+    states.end = {"status": "FAILED", "cause": "S3.S3Exception: no"}
+    assert run(monkeypatch, project_dir, tmp_path, GOOD, states=states)[0] == 1
+    assert "the retraining workflow ended as FAILED: S3.S3Exception: no" in capsys.readouterr().err
+
+
+def test_a_training_that_is_waited_for_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    states, sleeps = States(), []
+    states.looks = -20
+    found = run_pipeline.retraining.pipeline_execution(states, "x", sleeps.append, lambda: sum(sleeps))
+    assert found == EXECUTION and max(sleeps) == 15
+    assert capsys.readouterr().out.count("another training is under way") == 1
+
+
+def test_a_pipeline_that_takes_no_reason_is_refused(
+    aws: None,
+    monkeypatch: pytest.MonkeyPatch,
+    project_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    low = {"Name": "Low", "Type": "Fail", "Arguments": {"ErrorMessage": "x"}}
+    definition = json.dumps({"Version": "2020-12-01", "Steps": [low]})
+    code, sagemaker, _ = run(monkeypatch, project_dir, tmp_path, GOOD, definition)
+    assert (code, sagemaker.states.started) == (1, {})
+    text = capsys.readouterr().err
+    assert "declares no parameter RetrainingReason" in text and "declares no parameter InputDataUri" in text
 
 
 def test_polling_slows_down_while_nothing_happens(
@@ -303,7 +424,7 @@ def test_a_faulty_definition_is_never_sent(
     faulty = json.dumps({"Steps": [{"Name": "Train", "Type": "Training", "Arguments": {}}]})
     code, sagemaker, _ = run(monkeypatch, project_dir, tmp_path, GOOD, faulty)
     assert code == 1
-    assert sagemaker.started == {}
+    assert sagemaker.states.started == {}
     assert (
         'step Train (CreateTrainingJob): Missing required parameter in input: "RoleArn"'
         in capsys.readouterr().err

@@ -35,6 +35,19 @@ def no_pipelines(sagemaker: Any) -> None:
         )
 
 
+MACHINE = "arn:aws:states:us-east-1:123456789012:stateMachine:mlops-p-abc-retraining"
+
+
+def no_workflow(states: Any) -> None:
+    states.fail(
+        "list_executions",
+        "StateMachineDoesNotExist",
+        f"State Machine Does Not Exist: '{MACHINE}'",
+        stateMachineArn=MACHINE,
+        statusFilter="RUNNING",
+    )
+
+
 def test_create_does_nothing(load: Callable, event: Callable) -> None:
     assert load("project_cleanup").on_event(event("Create", **PROJECT), {}.__getitem__) == (
         "cleanup-p-abc",
@@ -44,6 +57,8 @@ def test_create_does_nothing(load: Callable, event: Callable) -> None:
 
 def test_stacks_go_first_and_in_order(load: Callable, stub: Callable, event: Callable) -> None:
     cloudformation, sagemaker, slept = stub("cloudformation"), stub("sagemaker"), []
+    states = stub("stepfunctions")
+    no_workflow(states)
     for stage in ("kpi", "monitoring", "production", "staging"):
         name = f"mlops-p-abc-{stage}"
         cloudformation.expect("describe_stacks", stack(name, "CREATE_COMPLETE"), StackName=name)
@@ -52,6 +67,7 @@ def test_stacks_go_first_and_in_order(load: Callable, stub: Callable, event: Cal
         cloudformation.expect("describe_stacks", stack(name, "DELETE_COMPLETE"), StackName=f"arn:{name}")
     no_pipelines(sagemaker)
     clients = {"cloudformation": cloudformation.client, "sagemaker": sagemaker.client}
+    clients |= {"stepfunctions": states.client}
     answer = load("project_cleanup").on_event(
         event("Delete", "cleanup-p-abc", **PROJECT), clients.__getitem__, lambda: 800, slept.append
     )
@@ -105,12 +121,38 @@ def test_running_pipeline_is_stopped_once_and_then_deleted(load: Callable, stub:
     assert len(slept) == 2
 
 
+def test_a_running_retraining_is_stopped_so_that_it_starts_nothing_more(
+    load: Callable, stub: Callable
+) -> None:
+    states = stub("stepfunctions")
+    execution = f"{MACHINE.replace('stateMachine', 'execution')}:one"
+    running = {
+        "executionArn": execution,
+        "stateMachineArn": MACHINE,
+        "name": "one",
+        "status": "RUNNING",
+        "startDate": datetime(2026, 1, 1),
+    }
+    states.expect(
+        "list_executions", {"executions": [running]}, stateMachineArn=MACHINE, statusFilter="RUNNING"
+    )
+    states.expect(
+        "stop_execution",
+        {"stopDate": datetime(2026, 1, 1)},
+        executionArn=execution,
+        cause="The project is being deleted.",
+    )
+    load("project_cleanup").stop_workflow(MACHINE, states.client)
+
+
 def test_nothing_more_is_touched(load: Callable, stub: Callable, event: Callable) -> None:
     """Model versions and data stay: the stub would refuse a further call."""
-    cloudformation, sagemaker = stub("cloudformation"), stub("sagemaker")
+    cloudformation, sagemaker, states = stub("cloudformation"), stub("sagemaker"), stub("stepfunctions")
     no_stacks(cloudformation, "kpi", "monitoring", "production", "staging")
+    no_workflow(states)
     no_pipelines(sagemaker)
     clients = {"cloudformation": cloudformation.client, "sagemaker": sagemaker.client}
+    clients |= {"stepfunctions": states.client}
     load("project_cleanup").on_event(event("Delete", "cleanup-p-abc", **PROJECT), clients.__getitem__)
 
 
