@@ -279,6 +279,8 @@ def _project(
         "bucket": bucket,
         "file": _file(root, bucket, "data/matrix-read.csv"),
         "artifact": _file(root, bucket, f"mlops-{identifier}/Project/matrix"),
+        "table_file": _file(root, bucket, "monitoring/tables/runs/date=2026-01-01/matrix.jsonl"),
+        "database": f"mlops_{identifier.replace('-', '_')}",
         "report": _file(root, bucket, "monitoring/data-quality/2026/01/01/00/summary.json"),
         "key": key,
         "ciphertext": root.client("kms").encrypt(KeyId=key, Plaintext=b"matrix")["CiphertextBlob"],
