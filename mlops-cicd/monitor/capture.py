@@ -21,7 +21,7 @@ import polars as pl
 
 from . import MonitorError
 from .intake import Intake
-from .lines import Wanted, occurrences, read_lines
+from .lines import Counted, Wanted, occurrences, read_lines
 from .payload import present
 from .settings import Settings
 from .truth import TRUTH, join_truth, read_truth
@@ -233,7 +233,7 @@ def whole_lines(pieces: Iterator[bytes], refuse: Refuse) -> Iterator[tuple[bytes
                 refuse("line_too_long", line, rest[0])
                 rest, length, skipping = [], 0, True
             continue
-        chunk = b"".join([*rest, piece[:end]])
+        chunk = b"".join([*rest, memoryview(piece)[:end]])
         rest, length = [piece[end:]], len(piece) - end
         yield chunk, line, False
         line += occurrences(chunk, "\n")
@@ -282,16 +282,16 @@ def chunks(
             yield source, chunk, line, last
 
 
-def read_rows(sources: Iterable[Source], wanted: Wanted, intake: Intake) -> Iterator[pl.DataFrame]:
+def read_rows(sources: Iterable[Source], wanted: Wanted, intake: Intake) -> Iterator[pl.DataFrame | Counted]:
     """Rows of all sources, in their order; chunks are parsed side by side."""
 
-    def parse(chunk: bytes, line: int, last: bool, name: str) -> tuple[list[pl.DataFrame], Intake]:
+    def parse(chunk: bytes, line: int, last: bool, name: str) -> tuple[list[Any], Intake]:
         account = Intake()
         return read_lines(chunk, line, last, wanted, account, name), account
 
-    coming: deque[Future[tuple[list[pl.DataFrame], Intake]]] = deque()
+    coming: deque[Future[tuple[list[Any], Intake]]] = deque()
 
-    def oldest() -> list[pl.DataFrame]:
+    def oldest() -> list[Any]:
         frames, account = coming.popleft().result()
         intake.merge(account.partial())
         return frames
@@ -307,7 +307,7 @@ def read_rows(sources: Iterable[Source], wanted: Wanted, intake: Intake) -> Iter
 
 def batches(
     settings: Settings, wanted: Wanted, s3: Any, share: Share, intake: Intake, needs_truth: bool
-) -> Iterator[pl.DataFrame]:
+) -> Iterator[pl.DataFrame | Counted]:
     """Batches of rows as a kind's monitor takes them."""
     captured = capture_sources(settings, s3, intake)
     truths = truth_sources(settings, s3, intake) if needs_truth else []
@@ -321,7 +321,7 @@ def batches(
                 account = intake if not share.index else Intake()
                 truth = read_truth(chunks(fitting, fetchers, account, TRUTH), account)
         for frame in read_rows(own, wanted, intake):
-            if wanted.lean:
+            if isinstance(frame, Counted):
                 yield frame
                 continue
             rows = frame.with_columns(present(pl.col(*wanted.names)))

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -124,8 +123,6 @@ def run_command(options: argparse.Namespace, env: Mapping[str, str], client: Cli
     """Judge one window of captured traffic."""
     flags = {name: value for name, value in vars(options).items() if name != "command"}
     settings = Settings.from_env(env, **flags)
-    # statistics are needed at the end, and their import takes as long as a million rows
-    threading.Thread(target=importlib.import_module, args=("scipy.stats",), daemon=True).start()
     from .shards import WAIT_SECONDS, Hosts, Meeting
 
     hosts = Hosts.read(Path(env.get("MONITOR_CONFIG_DIR") or "/opt/ml/config"))
@@ -165,12 +162,12 @@ def scan(settings: Settings, client: Client, share: Any) -> tuple[Any, Any]:
         settings.window,
         outputs=monitor.needs_outputs,
         simulated=settings.include_simulated,
-        lean=getattr(monitor, "lean", False),
+        counted=getattr(monitor, "counted", False),
     )
     intake = Intake()
     s3 = client("s3") if settings.capture is None else None
     for batch in batches(settings, wanted, s3, share, intake, monitor.needs_truth):
-        monitor.add(batch)
+        (monitor.add_counted if wanted.counted else monitor.add)(batch)
     return monitor, intake
 
 

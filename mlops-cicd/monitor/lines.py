@@ -57,13 +57,13 @@ class Wanted:
     window: Window
     outputs: bool = False
     simulated: bool = False  # keep simulated traffic
-    lean: bool = False  # the features are enough
+    counted: bool = False  # the distinct values of each feature and their numbers are enough
 
     @property
     def schema(self) -> dict[str, Any]:
         """Columns of the rows that are read; cells are as they were sent."""
         columns: dict[str, Any] = dict.fromkeys(self.names, pl.String)
-        if self.lean:
+        if self.counted:
             return columns
         columns |= {
             "_id": pl.String,
@@ -72,6 +72,24 @@ class Wanted:
             "_time": pl.Datetime("us", "UTC"),
         }
         return columns | ({"_score": pl.Float64, "_label": pl.String} if self.outputs else {})
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Rows of which only the distinct texts of each column, and the number of each, are kept."""
+
+    rows: int
+    texts: dict[str, pl.DataFrame]
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame) -> Counted:
+        """The texts of a frame's columns."""
+        return cls(frame.height, {name: count_texts(frame[name]) for name in frame.columns})
+
+
+def count_texts(column: pl.Series) -> pl.DataFrame:
+    """Distinct texts of a column and how often each is there."""
+    return column.alias("text").value_counts(name="count")
 
 
 # ------------------------------------------------------------ the careful way
@@ -140,7 +158,7 @@ def read_line(
         tails = answers(as_text(answer.get("observedContentType")) or "", decode(answer))
         if len(tails) != count:
             raise Unreadable("answer_rows_differ")
-    if wanted.lean:
+    if wanted.counted:
         rows += map(tuple, found.cells)
     else:
         rows += [
@@ -186,6 +204,21 @@ class Cell:
     value: str = ""  # its name; "" is none
     after: str = ""
 
+    def tests(self, column: str) -> list[pl.Expr]:
+        """What tells that a column holds such cells; null is no."""
+        text = pl.col(column)
+        if not self.value:
+            return [(text == self.before).fill_null(value=False)]
+        if not (self.before or self.after):
+            return []
+        fits = text.str.starts_with(self.before) & text.str.ends_with(self.after)
+        fits &= text.str.len_bytes() >= len((self.before + self.after).encode())
+        return [fits.fill_null(value=False)]
+
+    def strip(self, text: pl.Expr) -> pl.Expr:
+        """The value alone."""
+        return text.str.strip_prefix(self.before).str.strip_suffix(self.after)
+
 
 @dataclass(frozen=True)
 class Form:
@@ -212,10 +245,6 @@ class Form:
             cells.append(Cell(before, *rest))
         constants = text.split(MARK)[::2]
         return cls(tuple(cells), sum(c.count('"') for c in constants), sum(c.count("\\") for c in constants))
-
-    def position(self, value: str) -> int | None:
-        """Number of the cell that holds a value."""
-        return next((number for number, cell in enumerate(self.cells) if cell.value == value), None)
 
 
 def with_marks(line: bytes, wanted: Wanted) -> str | None:
@@ -265,7 +294,7 @@ def replaced(line: bytes, found: Sequence[re.Match[bytes]], texts: Sequence[str]
 
 def read_form(
     form: Form, chunk: bytes, count: int, wanted: Wanted, intake: Intake
-) -> tuple[pl.DataFrame, np.ndarray] | None:
+) -> tuple[pl.DataFrame | Counted, np.ndarray] | None:
     """Rows of the lines that have this form, and whether each line was read."""
     columns = [f"cell_{number}" for number in range(len(form.cells))]
     try:
@@ -281,63 +310,49 @@ def read_form(
         return None
     if frame.height != count:  # lines and rows must be the same
         return None
-    tests: list[pl.Expr] = []
-    values: dict[str, pl.Expr] = {}
-    for column, cell in zip(columns, form.cells, strict=True):
-        if not cell.value:
-            tests.append(pl.col(column) == cell.before)
-            continue
-        value = pl.col(column)
-        if cell.before or cell.after:
-            tests += [
-                value.str.starts_with(cell.before),
-                value.str.ends_with(cell.after),
-                value.str.len_bytes() >= len((cell.before + cell.after).encode()),
-            ]
-            value = value.str.strip_prefix(cell.before).str.strip_suffix(cell.after)
-        values[cell.value] = value
+    exact = {'"': form.quotes, "\\": form.backslashes, ",": len(form.cells) - 1}
+    # a line that fits has so many of each at least, so if there are no more in all, each has just so many
+    plain = all(occurrences(chunk, character) == count * number for character, number in exact.items())
+    if wanted.counted and plain and (counted := count_form(form, frame, wanted, intake)):
+        return counted, np.ones(count, dtype=bool)
+    values = {
+        cell.value: cell.strip(pl.col(column))
+        for column, cell in zip(columns, form.cells, strict=True)
+        if cell.value
+    }
+    tests = [test for column, cell in zip(columns, form.cells, strict=True) for test in cell.tests(column)]
+    first = values["input:0"].str.strip_chars()
+    tests.append(first.ne_missing(wanted.names[0]))  # perhaps a header; the careful way knows
+    if len(wanted.names) == 1:
+        tests.append((first != "").fill_null(value=False))  # perhaps nothing at all
     chosen = {f"input:{number}": values[f"input:{number}"] for number in range(len(wanted.names))}
     names = ["time:0", "event:0", "inference:0"] + (["output:0"] if wanted.outputs else [])
     chosen |= {name: values[name] for name in names if name in values}
-    fits = pl.all_horizontal([test.fill_null(value=False) for test in tests])
-    table = frame.select(fits.alias("fits"), *(value.alias(name) for name, value in chosen.items()))
+    fits = pl.all_horizontal(tests)
+    # one after the other: chunks are read side by side, so there are threads enough
+    table = frame.select_seq(fits.alias("fits"), *(value.alias(name) for name, value in chosen.items()))
     fitting = table["fits"]
-    exact = {'"': form.quotes, "\\": form.backslashes, ",": len(form.cells) - 1}
-    # a line that fits has so many of each at least, so if there are no more in all, each has just so many
-    if not (fitting.all() and all(occurrences(chunk, c) == count * number for c, number in exact.items())):
+    if not (plain and fitting.all()):
         lines = pl.Series(chunk.decode("utf-8").split("\n")[:-1])
         for character, number in exact.items():
             fitting &= lines.str.count_matches(character, literal=True) == number
-    first = table["input:0"]
-    if len(wanted.names) == 1:
-        fitting &= first.fill_null("").str.strip_chars() != ""
-    header = first.str.strip_chars() == wanted.names[0]
-    if header.any():  # perhaps a header; the careful way knows
-        fitting &= ~header.fill_null(value=False)
-    return finish_form(table, fitting, wanted, intake)
+    rows, fitting = finish_form(table, fitting, wanted, intake)
+    return (Counted.of(rows) if wanted.counted else rows), fitting.to_numpy()
 
 
 def finish_form(
     table: pl.DataFrame, fitting: pl.Series, wanted: Wanted, intake: Intake
-) -> tuple[pl.DataFrame, np.ndarray]:
-    """Times, marks and answers of the lines that fit."""
-    times = table.select(text=pl.col("time:0")).unique()
-    # of this length the format leaves no freedom
-    moment = pl.col("text").str.to_datetime(
-        "%Y-%m-%dT%H:%M:%SZ", time_unit="us", time_zone="UTC", strict=False
-    )
-    times = times.select("text", moment=pl.when(pl.col("text").str.len_bytes() == 20).then(moment))
-    inside = pl.col("moment").is_between(wanted.window.start, wanted.window.end, closed="left")
-    times = times.with_columns(inside=inside)
+) -> tuple[pl.DataFrame, pl.Series]:
+    """Rows of the lines that fit, by their times, marks and answers."""
+    times = known_times(count_texts(table["time:0"]), wanted.window)
     score = None
     if wanted.outputs:
         score = table["output:0"].str.strip_chars().cast(pl.Float64, strict=False)
         fitting &= (score.is_finite() & (score.abs() <= LARGEST_NUMBER)).fill_null(value=False)
-    known = times["moment"].null_count() == 0
     keep = fitting
-    if not (known and times["inside"].all()):
-        joined = table.select(text=pl.col("time:0")).join(times, on="text", how="left", maintain_order="left")
-        fitting &= joined["moment"].is_not_null()
+    if not times["inside"].all(ignore_nulls=False):  # null: a time that the careful way may know
+        joined = table.select(text="time:0").join(times, on="text", how="left", maintain_order="left")
+        fitting &= joined["inside"].is_not_null()
         keep = fitting & joined["inside"].fill_null(value=False)
         if outside := int(fitting.sum()) - int(keep.sum()):
             intake.excluded["outside_window"] += outside
@@ -352,15 +367,11 @@ def finish_form(
     if not keep.all():
         table = table.filter(keep)
         score = score.filter(keep) if score is not None else None
-    hours = table.group_by(text=pl.col("time:0")).len().join(times, on="text")
-    intake.by_hour.update(
-        dict(hours.group_by(pl.col("moment").dt.strftime("%Y-%m-%dT%H:00Z")).agg(pl.col("len").sum()).rows())
-    )
-    intake.requests += table.height
-    intake.records += table.height
-    rows = table.select(pl.col(f"input:{number}").alias(name) for number, name in enumerate(wanted.names))
-    if wanted.lean:
-        return rows, fitting.to_numpy()
+        times = known_times(count_texts(table["time:0"]), wanted.window)
+    take_in(intake, table.height, times)
+    rows = table.select_seq(pl.col(f"input:{number}").alias(name) for number, name in enumerate(wanted.names))
+    if wanted.counted:
+        return rows, fitting
     event = pl.col("event:0").fill_null("")
     ids = (
         pl.when(pl.col("inference:0") != "").then("inference:0").otherwise(event)
@@ -376,7 +387,64 @@ def finish_form(
     )
     if score is not None:
         rows = rows.with_columns(score.alias("_score"), pl.lit(None, pl.String).alias("_label"))
-    return rows, fitting.to_numpy()
+    return rows, fitting
+
+
+def count_form(form: Form, frame: pl.DataFrame, wanted: Wanted, intake: Intake) -> Counted | None:
+    """Counts of lines that all have this form and belong to the window; None when there are others.
+
+    Most chunks are such. What their cells are is then seen on the distinct ones alone, which are few.
+    """
+    cells = {cell.value: (cell, name) for cell, name in zip(form.cells, frame.columns, strict=True)}
+    few = {f"input:{number}" for number in range(len(wanted.names))} | {"time:0"}
+    tests = [
+        test
+        for cell, name in zip(form.cells, frame.columns, strict=True)
+        if cell.value not in few
+        for test in cell.tests(name)
+    ]
+    marks = [SMOKE_TEST] if wanted.simulated else [SMOKE_TEST, SIMULATED]
+    if "inference:0" in cells:
+        cell, name = cells["inference:0"]
+        tests += [~pl.col(name).str.starts_with(cell.before + mark) for mark in marks]
+    if len(wanted.names) == 1 or not frame.select_seq(pl.all_horizontal(tests)).to_series().all(
+        ignore_nulls=False
+    ):
+        return None
+    found: dict[str, pl.DataFrame] = {}
+    for value in few:
+        cell, name = cells[value]
+        counted = count_texts(frame[name])
+        if cell.before or cell.after:
+            fits = counted.select_seq(pl.all_horizontal(cell.tests("text"))).to_series()
+            if not fits.all(ignore_nulls=False):
+                return None
+            counted = counted.select_seq(cell.strip(pl.col("text")).alias("text"), "count")
+        found[value] = counted
+    times = known_times(found["time:0"], wanted.window)
+    header = found["input:0"].select((pl.col("text").str.strip_chars() == wanted.names[0]).any()).item()
+    if header or not times["inside"].all(ignore_nulls=False):
+        return None
+    take_in(intake, frame.height, times)
+    return Counted(frame.height, {name: found[f"input:{n}"] for n, name in enumerate(wanted.names)})
+
+
+def known_times(counted: pl.DataFrame, window: Window) -> pl.DataFrame:
+    """Distinct times: text, count, moment, and whether it is inside the window; null where it is no time."""
+    text, moment = pl.col("text"), pl.col("moment")
+    parsed = text.str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="us", time_zone="UTC", strict=False)
+    # of this length the format leaves no freedom
+    timed = counted.with_columns(moment=pl.when(text.str.len_bytes() == 20).then(parsed))
+    return timed.with_columns(inside=moment.is_between(window.start, window.end, closed="left"))
+
+
+def take_in(intake: Intake, rows: int, times: pl.DataFrame) -> None:
+    """Count requests of one row."""
+    intake.requests += rows
+    intake.records += rows
+    hours = times.group_by(pl.col("moment").dt.truncate("1h")).agg(pl.col("count").sum())
+    for hour, number in hours.iter_rows():
+        intake.by_hour[f"{hour:%Y-%m-%dT%H:00Z}"] += number
 
 
 # ------------------------------------------------------------ both
@@ -384,7 +452,7 @@ def finish_form(
 
 def read_lines(
     chunk: bytes, first_line: int, last: bool, wanted: Wanted, intake: Intake, source: str
-) -> list[pl.DataFrame]:
+) -> list[pl.DataFrame] | list[Counted]:
     """Rows of a chunk of whole lines; with `last` it is the end of its object."""
     open_end = last and bool(chunk) and not chunk.endswith(b"\n")
     if b"\r" in chunk:
@@ -403,7 +471,7 @@ def read_lines(
         numbers = np.flatnonzero(~np.array(doubtful, dtype=bool))
         chunk = b"".join(lines[number] + b"\n" for number in numbers)
         count = len(numbers)
-    frames: list[pl.DataFrame] = []
+    frames: list[Any] = []
     for _ in range(MOST_FORMS):
         if count < FEWEST_LINES or (form := likely_form(chunk, wanted)) is None:
             break
@@ -427,8 +495,9 @@ def read_lines(
         careful += [(first_line + number, line) for number, line in zip(places, rest, strict=True)]
     if careful:
         careful.sort()
-        frames.append(read_carefully(careful, open_end, wanted, intake, source))
-    return [frame for frame in frames if frame.height]
+        rows = read_carefully(careful, open_end, wanted, intake, source)
+        frames.append(Counted.of(rows) if wanted.counted else rows)
+    return [frame for frame in frames if (frame.rows if wanted.counted else frame.height)]
 
 
 def is_clean(chunk: bytes, count: int) -> bool:

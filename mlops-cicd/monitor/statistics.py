@@ -35,17 +35,11 @@ NUMERIC = ("Integral", "Fractional")
 # ------------------------------------------------------------ values with counts
 
 
-def count_values(column: pl.Series) -> pl.DataFrame:
-    """Distinct raw texts of a column and how often each is there."""
-    counted = column.value_counts(name="count")
-    return counted.rename({column.name: "text"}).cast({"count": pl.Int64})
-
-
 def sum_counts(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Counts of several parts together, without what stands around the values."""
     return (
         pl.concat(frames)
-        .select(present(pl.col("text").str.slice(0, LONGEST_STRING)), "count")
+        .select(present(pl.col("text").str.slice(0, LONGEST_STRING)), pl.col("count").cast(pl.Int64))
         .group_by("text", maintain_order=True)
         .agg(pl.col("count").sum())
     )

@@ -7,7 +7,8 @@ import gzip
 import json
 import random
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import pytest
 
 from monitor import capture, intake
 from monitor.intake import Intake
-from monitor.lines import Wanted, read_carefully, read_lines
+from monitor.lines import Counted, Wanted, read_carefully, read_lines
 from monitor.settings import Settings
 from monitored import HOUR, NOON, line
 
@@ -198,13 +199,31 @@ def settings_of(folder: Path, **more: Any) -> Settings:
     return Settings("data_quality", "e", NOON, capture=folder, **more)
 
 
-def read(folder: Path, wanted: Wanted) -> tuple[pl.DataFrame, Intake]:
-    """All rows of a folder of capture, and the account of them."""
+def read(folder: Path, wanted: Wanted) -> tuple[Any, Intake]:
+    """All rows of a folder of capture, or the counts of their values, and the account of them."""
     account = Intake()
-    frames = list(
+    found: list[Any] = list(
         capture.batches(settings_of(folder), wanted, None, capture.Share(), account, needs_truth=False)
     )
-    return pl.concat(frames) if frames else pl.DataFrame(schema=wanted.schema), account
+    if wanted.counted:
+        return added_up(found), account
+    return pl.concat(found) if found else pl.DataFrame(schema=wanted.schema), account
+
+
+def added_up(found: Iterable[Counted]) -> dict[str, Counter[str]]:
+    """Counts of the values of each column, without the space around them."""
+    counts: dict[str, Counter[str]] = {name: Counter() for name in NAMES}
+    for one in found:
+        for name, texts in one.texts.items():
+            assert texts["count"].sum() == one.rows
+            for text, count in texts.rows():
+                counts[name][(text or "").strip()] += count
+    return counts
+
+
+def counts_of(rows: pl.DataFrame) -> dict[str, Counter[str]]:
+    """The same, counted row by row."""
+    return {name: Counter((text or "").strip() for text in rows[name]) for name in NAMES}
 
 
 @pytest.mark.parametrize("one", CASES, ids=[one.name for one in CASES])
@@ -213,13 +232,17 @@ def test_a_bad_file_ends_as_documented(one: Case, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(capture, "PIECE", 64 << 10)
     (tmp_path / HOUR).mkdir(parents=True)
     (tmp_path / HOUR / "a.jsonl").write_bytes(one.content)
-    wanted = Wanted(NAMES, settings_of(tmp_path).window, outputs=one.outputs, lean=not one.outputs)
-    rows, account = read(tmp_path, wanted)
+    window = settings_of(tmp_path).window
+    rows, account = read(tmp_path, Wanted(NAMES, window, outputs=one.outputs))
     expected = one.rows
     if one.name == "gzip that is cut short":  # what came before the cut is read
         expected = [(str(number), "a") for number in range(rows.height)]
         assert 100 < rows.height < 3000
-    assert rows.select(NAMES).rows() == expected
+    assert rows.select(NAMES).rows() == [tuple(cell or None for cell in row) for row in expected]
+    if not one.outputs:  # data quality is content with counts
+        counted, same = read(tmp_path, Wanted(NAMES, window, counted=True))
+        assert counted == counts_of(rows)
+        assert same.partial() == account.partial()
     assert dict(account.unreadable) == one.unreadable
     assert dict(account.excluded) == one.excluded
     assert account.records == rows.height
@@ -254,13 +277,13 @@ def test_a_gzip_bomb_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(capture, "LONGEST_LINE", 1 << 20)
     monkeypatch.setattr(capture, "PIECE", 256 << 10)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(bytes(64 << 20)))
-    rows, account = read(tmp_path, Wanted(NAMES, settings_of(tmp_path).window, lean=True))
+    rows, account = read(tmp_path, Wanted(NAMES, settings_of(tmp_path).window))
     assert rows.height == 0
     assert dict(account.unreadable) == {"line_too_long": 1, "gzip_too_large": 1}
 
 
 def test_an_absent_folder_is_a_fault_and_other_files_are_ignored(tmp_path: Path) -> None:
-    wanted = Wanted(NAMES, settings_of(tmp_path).window, lean=True)
+    wanted = Wanted(NAMES, settings_of(tmp_path).window)
     with pytest.raises(ValueError, match="is no folder"):
         read(tmp_path / "absent", wanted)
     (tmp_path / HOUR).mkdir(parents=True)
@@ -277,7 +300,7 @@ def test_what_does_not_fit_into_the_quarantine_is_counted(
 ) -> None:
     monkeypatch.setattr(intake, "KEPT", 5)
     (tmp_path / "a.jsonl").write_text("".join(f"bad {number}\n" for number in range(12)))
-    _, account = read(tmp_path, Wanted(NAMES, settings_of(tmp_path).window, lean=True))
+    _, account = read(tmp_path, Wanted(NAMES, settings_of(tmp_path).window, counted=True))
     kept = [json.loads(text) for text in account.quarantine_lines().splitlines()]
     assert [entry.get("text") for entry in kept] == ["bad 0", "bad 1", "bad 2", "bad 3", "bad 4", None]
     assert kept[-1] == {"not_kept": 7}
@@ -331,7 +354,8 @@ def test_the_fast_way_reads_what_the_careful_way_reads(seed: int, outputs: bool)
     rng = random.Random(seed)
     forms = [GOOD, line("1,a\n", inferenceId="c-1"), line("1,a"), json.dumps(RECORD)]
     base = rng.choice(forms)
-    lines = [spoil(base, rng) if rng.random() < 0.3 else base.encode() for _ in range(400)]
+    share = rng.choice([0.3, 0.003])
+    lines = [spoil(base, rng) if rng.random() < share else base.encode() for _ in range(400)]
     chunk = b"\n".join(lines) + rng.choice([b"\n", b""])
     wanted = Wanted(NAMES, settings_of(Path()).window, outputs=outputs)
     fast, careful = Intake(), Intake()
@@ -341,9 +365,10 @@ def test_the_fast_way_reads_what_the_careful_way_reads(seed: int, outputs: bool)
     assert sorted_rows(*rows) == sorted_rows(expected)
     assert fast.partial() == careful.partial()
     if not outputs:
-        lean = Wanted(NAMES, wanted.window, lean=True)
-        features = read_lines(chunk, 1, True, lean, Intake(), "f")
-        assert sorted_rows(*features) == sorted_rows(expected.select(NAMES))
+        counted = Wanted(NAMES, wanted.window, counted=True)
+        third = Intake()
+        assert added_up(read_lines(chunk, 1, True, counted, third, "f")) == counts_of(expected)
+        assert third.partial() == careful.partial()
 
 
 def sorted_rows(*frames: pl.DataFrame) -> list[str]:
@@ -364,7 +389,21 @@ def test_most_lines_go_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("monitor.lines.read_carefully", counted)
     lines = [line(f"{n},a\n", inferenceId=f"c{n}") for n in range(500)] + [line("1,2,3"), "x"]
     lines += [line(f"{n},b", eventId=f"e{n}") for n in range(400)]
-    wanted = Wanted(NAMES, settings_of(Path()).window, outputs=True)
-    frames = read_lines("\n".join(lines).encode() + b"\n", 1, True, wanted, Intake(), "f")
-    assert sum(frame.height for frame in frames) == 901
-    assert sum(slow) == 2
+    text = "\n".join(lines).encode() + b"\n"
+    for wanted in (
+        Wanted(NAMES, settings_of(Path()).window, outputs=True),
+        Wanted(NAMES, settings_of(Path()).window, counted=True),
+    ):
+        slow.clear()
+        account = Intake()
+        read_lines(text, 1, True, wanted, account, "f")
+        assert account.records == 901
+        assert sum(slow) == 2
+
+
+def test_a_chunk_of_one_form_is_counted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monitor.lines.finish_form", None)  # the way of chunks that are not all the same
+    lines = [line(f"{n % 7}, a\n", eventId=f"e{n}") for n in range(500)]
+    wanted = Wanted(NAMES, settings_of(Path()).window, counted=True)
+    found = read_lines("\n".join(lines).encode() + b"\n", 1, True, wanted, Intake(), "f")
+    assert added_up(found)["y"] == {"a": 500}

@@ -12,8 +12,9 @@ import pytest
 
 from monitor import data_quality
 from monitor.data_quality import Feature, Monitor, numeric_distance, numeric_p_value, share_p_value
+from monitor.lines import count_texts
 from monitor.settings import Settings, parse_time
-from monitor.statistics import SKETCH_SIZE, count_values, sketch, sum_counts, unsketch
+from monitor.statistics import SKETCH_SIZE, sketch, sum_counts, unsketch
 from monitored import Columns, judge, line, make_baseline, requests, sample
 
 
@@ -114,7 +115,7 @@ def test_text_in_a_number_column_is_a_type_violation(tmp_path: Path) -> None:
 )
 def test_whole_floats_are_integers(text: str, wrong: int) -> None:
     feature = Feature("Integral")
-    feature.add(sum_counts([count_values(pl.Series("x", [text]))]))
+    feature.add(sum_counts([count_texts(pl.Series("x", [text]))]))
     assert feature.wrong == wrong
 
 
@@ -133,7 +134,7 @@ def test_more_missing_values_than_before_are_found(tmp_path: Path) -> None:
 )
 def test_words_for_nothing_are_missing_values(text: str | None, missing: int) -> None:
     feature = Feature("String")
-    feature.add(sum_counts([count_values(pl.Series("x", [text], dtype=pl.String))]))
+    feature.add(sum_counts([count_texts(pl.Series("x", [text], dtype=pl.String))]))
     assert (feature.missing, feature.present) == (missing, 1 - missing)
 
 
@@ -213,20 +214,43 @@ def test_the_distance_is_scipys_kolmogorov_smirnov_statistic() -> None:
         live = rng.integers(-2, 12, int(rng.integers(1, 210))) + rng.choice([0.0, 0.5])
         points, weights = unsketch(sketch(*np.unique(known, return_counts=True)))
         feature = Feature("Fractional", points)
-        feature.add(sum_counts([count_values(pl.Series("x", [repr(float(v)) for v in live]))]))
+        feature.add(sum_counts([count_texts(pl.Series("x", [repr(float(v)) for v in live]))]))
         oracle = ks_2samp(known, live, method="asymp")
         distance = numeric_distance(weights, feature.places)
         assert distance == pytest.approx(oracle.statistic, abs=1e-12)
-    assert numeric_p_value(distance, len(known), len(live)) == pytest.approx(oracle.pvalue, rel=0.1, abs=1e-3)
 
 
-def test_the_share_test_is_near_fishers() -> None:
-    from scipy.stats import fisher_exact
+@pytest.mark.parametrize("size", [20, 800, 2_500_000])
+def test_the_p_value_is_scipys_where_it_matters(size: int) -> None:
+    from scipy.stats import kstwo
 
-    ours = share_p_value(40, 800, 30, 300)
-    assert ours == pytest.approx(fisher_exact([[40, 760], [30, 270]]).pvalue, rel=0.6)
+    for deviation in (0.3, 1.0, 1.5, 2.0, 3.0):
+        distance = deviation / size**0.5
+        ours, exact = numeric_p_value(distance, 2 * size, 2 * size), kstwo.sf(distance, size)
+        assert ours >= exact * (1 - 1e-9)
+        assert deviation < 1.5 or ours == pytest.approx(exact, rel=0.01)
+
+
+@pytest.mark.parametrize("live", [1, 60, 5_000, 5_000_000])
+@pytest.mark.parametrize("known", [10, 800, 1_000_000])
+def test_the_share_test_is_fishers_with_a_doubled_tail(known: int, live: int) -> None:
+    from scipy.stats import hypergeom
+
+    rng = np.random.default_rng(known + live)
+    for share in (0.0, 0.003, 0.3, 0.9, 1.0):
+        before = int(rng.binomial(known, share))
+        for other in (share, share / 2, min(1.0, share + 0.02)):
+            now = int(rng.binomial(live, other))
+            law = hypergeom(known + live, before + now, live)
+            oracle = min(1.0, 2 * min(law.cdf(now), law.sf(now - 1)))
+            ours = share_p_value(before, known, now, live)
+            assert ours == pytest.approx(oracle, rel=1e-4, abs=1e-300) or min(ours, oracle) > 0.9
+
+
+def test_the_share_test_on_a_table_that_can_be_counted() -> None:
+    # 3 of 3 against 0 of 3: one table of choose(6, 3) = 20 is as far off on this side
+    assert share_p_value(0, 3, 3, 3) == pytest.approx(2 / 20)
     assert share_p_value(0, 800, 0, 300) == 1.0
-    assert share_p_value(0, 800, 50_000, 5_000_000) < 1  # as many as an hour may have
 
 
 @pytest.mark.parametrize("count", [1, 10, 2048, 2049, 5000, 100_003])

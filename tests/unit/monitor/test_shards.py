@@ -16,8 +16,9 @@ from moto import mock_aws
 
 from monitor import cli, shards
 from monitor.data_quality import Feature
+from monitor.lines import count_texts
 from monitor.shards import Hosts, Meeting
-from monitor.statistics import MOST_STRINGS, SKETCH_SIZE, count_values, sum_counts
+from monitor.statistics import MOST_STRINGS, SKETCH_SIZE, sum_counts
 from monitored import BUCKET, HOUR, REGION, Report, job_environment, metrics, put_capture, requests, sample
 
 PARTS = "monitoring/parts/mlops-p-abc-dq-1/"
@@ -205,7 +206,7 @@ def test_parts_in_any_order_give_the_whole(kind: str, seed: int) -> None:
         made = Feature(inferred, points if inferred == "Fractional" else None, ["a", "b"])
         for begin in range(0, len(some), 3_000):
             column = pl.Series("x", some[begin : begin + 3_000], dtype=pl.String)
-            made.add(sum_counts([count_values(column)]))
+            made.add(sum_counts([count_texts(column)]))
         return made
 
     whole = feature(values)
@@ -227,7 +228,7 @@ def test_moments_are_numpys() -> None:
     values = np.random.default_rng(1).lognormal(8, 2, 30_000)
     feature = Feature("Fractional")
     for some in np.array_split(values, 7):
-        feature.add(sum_counts([count_values(pl.Series("x", [repr(float(v)) for v in some]))]))
+        feature.add(sum_counts([count_texts(pl.Series("x", [repr(float(v)) for v in some]))]))
     block = feature.statistics("x")["numerical_statistics"]
     assert block["mean"] == pytest.approx(values.mean(), rel=1e-12)
     assert block["std_dev"] == pytest.approx(values.std(), rel=1e-12)
@@ -239,7 +240,7 @@ def test_quantiles_of_many_numbers_are_near() -> None:
     """Cells are 0.2 % wide, so a quantile of the sketch is that near, and a step of 16 in rank."""
     values = np.sort(np.random.default_rng(2).lognormal(8, 2, 30_000))
     feature = Feature("Fractional")
-    feature.add(sum_counts([count_values(pl.Series("x", [repr(float(v)) for v in values]))]))
+    feature.add(sum_counts([count_texts(pl.Series("x", [repr(float(v)) for v in values]))]))
     kept, counts = feature.distribution.values()
     ranks = np.cumsum(counts) - 1
     assert np.abs(kept / values[ranks] - 1).max() < 0.0021
@@ -249,6 +250,6 @@ def test_the_number_of_distinct_strings_is_estimated_well() -> None:
     feature = Feature("String")
     for begin in range(0, 100_000, 20_000):
         column = pl.Series("x", [f"customer {n % 50_000}" for n in range(begin, begin + 20_000)])
-        feature.add(sum_counts([count_values(column)]))
+        feature.add(sum_counts([count_texts(column)]))
     assert feature.statistics("x")["string_statistics"]["distinct_count"] == pytest.approx(50_000, rel=0.08)
     assert all(count == 2 for count in feature.strings.counts.values())  # of those kept, all are counted
