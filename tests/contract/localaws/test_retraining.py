@@ -375,6 +375,20 @@ def test_drift_alone_during_a_run_starts_no_other(cloud, project: Project):
     assert not project.locked()
 
 
+def test_drift_that_is_found_soon_after_a_training_starts_no_other(cloud, project: Project):
+    """The monitors of one hour end minutes apart; the next hour's drift is another matter."""
+    assert project.ended(project.start("drift", "data-quality"))["output"]["result"] == "trained"
+    late = project.ended(project.start("drift", "explainability"))["output"]
+    assert (late["result"], late["detail"]) == (
+        "joined",
+        "The last training has just ended. This drift was there before it.",
+    )
+    assert not project.locked() and len(project.runs()) == 1
+    assert project.ended(project.start("person"))["output"]["result"] == "trained", "a person is not put off"
+    cloud.control("clock", advance_seconds=1801)
+    assert project.ended(project.start("drift", "an hour later"))["output"]["result"] == "trained"
+
+
 def test_code_does_not_wait_for_a_burst_to_end(cloud, project: Project):
     """A build that comes while others settle ends the waiting, and is told the run that took it."""
     cloud.control("settings", time_scale=0.5)  # a burst takes half a minute to settle now
@@ -474,14 +488,14 @@ def test_new_data_is_trained_on_until_code_is_built(cloud, project: Project):
     (run,) = cloud.wait(lambda: project.trained(), 30, "a run")
     (reason,) = run["output"]["reasons"]
     assert reason["data_uri"] == f"s3://{project.bucket}/training-data/odd näme+1@x.csv"
-    assert trained_on(project.start("drift")) == reason["data_uri"]
+    assert trained_on(project.start("person")) == reason["data_uri"]
 
     s3.put_object(Bucket=project.bucket, Key="training-data/november/part-1.csv", Body=b"a,b")
     cloud.wait(lambda: len(project.trained()) == 3, 30, "a run")
     assert trained_on(project.start("calendar")) == f"s3://{project.bucket}/training-data/november/"
 
     assert trained_on(project.start("code", "commit-222222222222")) == "s3://mlops-yml/data.csv"
-    assert trained_on(project.start("drift")) == "s3://mlops-yml/data.csv"
+    assert trained_on(project.start("person")) == "s3://mlops-yml/data.csv"
 
 
 def test_the_name_of_a_file_is_only_a_name(cloud, project: Project):
