@@ -157,3 +157,21 @@ def test_the_explained_model_is_the_one_that_the_baseline_names() -> None:
     policies = role.properties("ExecutionRole")["Policies"][0]["PolicyDocument"]["Statement"]
     (shadows,) = [s for s in policies if s["Sid"] == "ShadowEndpoints"]
     assert all(r.endswith(f"/{shadow.prefix}*") for r in shadows["Resource"])
+
+
+def test_the_events_role_starts_what_the_schedules_ask_for() -> None:
+    """Jobs of the four kinds and the traffic function, by the names that the schedules use."""
+    project = next(s for s in stacks()[0].stacks if s.path.name == "2-smproject.yaml")
+    (policy,) = project.child("Identity").properties("EventsRole")["Policies"]
+    allowed = {s["Sid"]: s["Resource"] for s in policy["PolicyDocument"]["Statement"]}
+    jobs = {job(kind)["ProcessingJobName"].replace("<aws.scheduler.execution-id>", "*") for kind in KINDS}
+    assert {arn.rpartition("/")[2] for arn in allowed["StartMonitors"]} == jobs
+    schedule = resources("monitoring")["SimulatedTrafficSchedule"].properties["Target"]
+    assert schedule["Arn"] == allowed["SendTraffic"]
+    asked = json.loads(schedule["Input"])
+    baseline = stacks()[1]["monitoring"].given["BaselineUri"]
+    assert asked == {
+        "endpoint": f"mlops-{PROJECT}-production",
+        "sample_uri": f"{baseline}/data_quality/sample.csv",
+        "scheduled_time": "<aws.scheduler.scheduled-time>",
+    }
