@@ -67,6 +67,9 @@ check: setup ## Every scanner on templates, policies and code (JSON=1, WRITE=1 f
 mutate: setup ## Make templates less safe in many ways and count what the check notices (JSON=1, ARGS='--count 50')
 	@$(SETUP) check && $(CHECK).mutate $(if $(JSON),--json) $(if $(WRITE),--write) $(ARGS)
 
+bench: setup ## How fast the monitor reads an hour of traffic, next to Evidently and to mere parsing (ARGS='--rows 1000000')
+	@$(SETUP) bench && $(PY) tests/bench/monitor_bench.py $(if $(JSON),--json) $(ARGS)
+
 format: setup ## Let ruff mend what it can
 	@.venv/bin/ruff check --fix && .venv/bin/ruff format
 
@@ -80,6 +83,6 @@ lock: ## Resolve requirements/*.in and the wheel store's locks anew
 	@$(SETUP) lock
 
 clean: ## Remove build output, environments and caches
-	rm -rf build .venv .venv-localaws .venv-check .cache .pytest_cache .ruff_cache tests/security/oracle/node_modules
+	rm -rf build .venv .venv-localaws .venv-check .venv-bench .cache .pytest_cache .ruff_cache tests/security/oracle/node_modules
 
-.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve statements lint check mutate format privileges docs lock clean
+.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve statements lint check mutate bench format privileges docs lock clean

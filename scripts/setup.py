@@ -2,9 +2,10 @@
 nothing when nothing changed.
 
 `.venv` (templates, scripts, tests), `.venv-localaws` (the local cloud), `.venv-check` (the scanners; `make
-check` asks for it), the wheel store `.cache/wheels` (what builds inside the local cloud install from) and the
-oracle of tests/security (npm; `make test` asks for it) are made from lock files. A stamp in each holds the
-hash of its lock, so a second run costs milliseconds and needs no network. Only the standard
+check` asks for it), `.venv-bench` (what `make bench` compares with, and asks for), the wheel store
+`.cache/wheels` (what builds inside the local cloud install from) and the oracle of tests/security (npm; `make
+test` asks for it) are made from lock files. A stamp in each holds the hash of its lock, so a second run costs
+milliseconds and needs no network. Only the standard
 library may be imported here: this runs before anything is installed.
 """
 
@@ -42,6 +43,7 @@ ENVIRONMENTS = {
     "dev": ROOT / ".venv",
     "localaws": ROOT / ".venv-localaws",
     "check": ROOT / ".venv-check",
+    "bench": ROOT / ".venv-bench",
 }
 # packages that are read and never imported: what they say they depend on is left out
 WITHOUT_DEPENDENCIES = {"check": "check-rules"}
@@ -317,6 +319,7 @@ def main(argv: list[str] | None = None) -> int:
         "dev": lambda: make_environment("dev"),
         "localaws": lambda: make_environment("localaws"),
         "check": lambda: make_environment("check"),
+        "bench": lambda: make_environment("bench"),
         "wheels": make_wheels,
         "oracle": make_oracle,
         "lock": write_locks,
