@@ -70,6 +70,8 @@ SSM_CONTRACT = {
         /mlops/projects/<id>/build-pipeline-name
         /mlops/projects/<id>/deploy-pipeline-name
         /mlops/projects/<id>/traffic-function-arn
+        /mlops/projects/<id>/retraining-state-machine-arn
+        /mlops/projects/<id>/state-table-name
     """,
     # made with the stack so that it goes with it; the association script fills it in
     "3-user.yaml": """
