@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from botocore.exceptions import BotoCoreError, ClientError
 from mail import Notice, body, console, moment, number, quoted, s3_page, subject
-from reports import FOLDERS, Report, Unreadable, fresh, reports, since, sizes
+from reports import FOLDERS, Finding, Report, Unreadable, fresh, reports, since, sizes
 
 logger = logging.getLogger()
 
@@ -131,7 +131,7 @@ def drifted(event: Event, project: Project) -> Notice:
     if not report:
         described.append(f"  {trouble or 'There is no report with findings of that time yet.'}")
     worst = report.findings[0] if report and report.findings else None
-    short = f"{title} {quoted(worst.subject, 40)} {_by_how_much(worst)}" if worst else title
+    short = f"{title} {_subject_of(worst)} {_by_how_much(worst)}" if worst else title
     return _notice(
         event,
         project,
@@ -184,11 +184,16 @@ def _findings(report: Report) -> list[str]:
     return [*lines, f"  and {left} more, which the report lists"] if left > 0 else lines
 
 
+def _subject_of(one: Finding) -> str:
+    """A feature or group; of a measure of the whole model its name, which says more."""
+    return one.name if one.subject == "model" and _is_plain(one.name) else quoted(one.subject, 40)
+
+
 def _is_plain(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9_. -]{1,60}", name) is not None
 
 
-def _by_how_much(one: Any) -> str:
+def _by_how_much(one: Finding) -> str:
     if one.value is None:
         return ""
     known = {"baseline": one.baseline, "threshold": one.threshold}

@@ -253,6 +253,14 @@ def test_row_without_a_clean_report_says_so(world: World) -> None:
     assert "Since: 2026-07-01 09:00 UTC, 4 reports with findings in a row; no clean report before it" in text
 
 
+def test_subject_names_the_measure_of_the_whole_model(world: World) -> None:
+    world.report(NOON, [{"subject": "model", "name": "ndcg", "value": 0.8378, "baseline": 1, "threshold": 0.9}])
+    world.tell(alarm())
+    ((subject, text),) = world.mails()
+    assert subject == "[churn] Drift in production: data quality ndcg 0.8378 (baseline 1, threshold 0.9)"
+    assert '  "model" ndcg: 0.8378' in text
+
+
 def test_months_and_years_are_walked_back(world: World) -> None:
     newyear = datetime(2027, 1, 1, tzinfo=UTC)
     for hour, found in (
