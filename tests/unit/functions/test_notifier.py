@@ -254,7 +254,8 @@ def test_row_without_a_clean_report_says_so(world: World) -> None:
 
 
 def test_subject_names_the_measure_of_the_whole_model(world: World) -> None:
-    world.report(NOON, [{"subject": "model", "name": "ndcg", "value": 0.8378, "baseline": 1, "threshold": 0.9}])
+    ranking = {"subject": "model", "name": "ndcg", "value": 0.8378, "baseline": 1, "threshold": 0.9}
+    world.report(NOON, [ranking])
     world.tell(alarm())
     ((subject, text),) = world.mails()
     assert subject == "[churn] Drift in production: data quality ndcg 0.8378 (baseline 1, threshold 0.9)"
