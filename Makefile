@@ -54,6 +54,9 @@ create-user: setup ## Give a Data Scientist a profile in a project (ARGS='--proj
 approve: setup ## Approve or reject a model version (ARGS='--project churn [--version 3] [--reject]')
 	@$(PY) scripts/approve.py $(ARGS)
 
+retrain: setup ## Train a project again (ARGS='--project churn --why "labels of October are in" [--data s3://...] [--wait]')
+	@$(PY) scripts/retrain.py $(ARGS)
+
 ##@ Contributors
 statements: setup ## Which policy statements a rehearsal needs (ARGS=--write chooses the list, ARGS='--live 3' tries)
 	@PYTHONPATH=scripts $(PY) -m statements $(ARGS)
@@ -85,4 +88,4 @@ lock: ## Resolve requirements/*.in and the wheel store's locks anew
 clean: ## Remove build output, environments and caches
 	rm -rf build .venv .venv-localaws .venv-check .venv-bench .cache .pytest_cache .ruff_cache tests/security/oracle/node_modules
 
-.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve statements lint check mutate bench format privileges docs lock clean
+.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve retrain statements lint check mutate bench format privileges docs lock clean
