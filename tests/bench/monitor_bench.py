@@ -61,8 +61,10 @@ def rows(known: pl.DataFrame, count: int) -> Iterator[pl.DataFrame]:
         count -= some
 
 
-def write_capture(file: Path, table: Path, known: pl.DataFrame, count: int) -> None:
+def write_capture(folder: Path, count: int) -> int:
     """A capture file, and the same rows as CSV."""
+    file, table = folder / "capture.jsonl", folder / "rows.csv"
+    known = pl.read_csv(DATA, infer_schema=False).drop(TARGET)
     rng = np.random.default_rng(2)
     with file.open("w") as lines, table.open("wb") as plain:
         for number, frame in enumerate(rows(known, count)):
@@ -78,6 +80,7 @@ def write_capture(file: Path, table: Path, known: pl.DataFrame, count: int) -> N
             seconds = np.sort(rng.integers(0, 3600, frame.height)).tolist()
             times = [f"2026-03-04T11:{second // 60:02}:{second % 60:02}Z" for second in seconds]
             lines.writelines(LINE % one for one in zip(texts, scores, ids, times, strict=True))
+    return 0
 
 
 # ------------------------------------------------------------ measuring
@@ -126,12 +129,12 @@ def monitor_command(work: Path, folder: Path) -> list[str]:
 
 def bench(work: Path, count: int, evidently: bool) -> dict[str, Any]:
     """All figures for so many rows."""
-    known = pl.read_csv(DATA, infer_schema=False).drop(TARGET)
     folder = work / str(count)
     folder.mkdir()
     capture, table = folder / "capture.jsonl", folder / "rows.csv"
     say(f"writing {count:,} captured requests")
-    write_capture(capture, table, known, count)
+    # in a process of its own: a child's peak of memory is at least its parent's size when it began
+    measure([sys.executable, __file__, "--rows", str(count), "--write", str(folder)])
     size = capture.stat().st_size
     say(f"monitor and parsing, {size / 2**20:,.0f} MiB")
     subprocess.run(["cat", str(capture)], stdout=subprocess.DEVNULL, check=True)  # all read it from memory
@@ -140,9 +143,8 @@ def bench(work: Path, count: int, evidently: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"rows": count, "bytes": size, "monitor": monitor, "parsing": parsing}
     if evidently:
         say("Evidently")
-        known.write_csv(work / "reference.csv")
         script = Path(__file__).with_name("evidently_drift.py")
-        command = [str(BENCH_PYTHON), str(script), str(work / "reference.csv"), str(table)]
+        command = [str(BENCH_PYTHON), str(script), str(work / "features.csv"), str(table)]
         whole = measure(command, {"DO_NOT_TRACK": "1", "HOME": str(work)})
         result["evidently"] = whole | {"drift_seconds": json.loads(whole["said"])["seconds"]}
         result["times_evidently"] = result["evidently"]["drift_seconds"] / monitor["seconds"]
@@ -193,7 +195,10 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true", help="figures as JSON")
     parser.add_argument("--parse", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.write:
+        return write_capture(options.write, options.rows[0])
     if options.parse:
         return parse(options.parse)
     sys.path.insert(0, str(ROOT / "mlops-cicd"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -154,6 +155,45 @@ def job_environment(**more: str) -> dict[str, str]:
         "REPORTS_URI": f"s3://{BUCKET}/monitoring",
         "AWS_REGION": REGION,
     } | more
+
+
+def job_config(folder: Path, hosts: int, number: int) -> Path:
+    """/opt/ml/config of one of several instances."""
+    config = folder / f"config-{hosts}-{number}"
+    config.mkdir(parents=True)
+    names = [f"algo-{n + 1}" for n in range(hosts)]
+    content = {"current_host": names[number], "hosts": names, "network_interface_name": "eth0"}
+    (config / "resourceconfig.json").write_text(json.dumps(content))
+    (config / "processingjobconfig.json").write_text(json.dumps({"ProcessingJobName": "mlops-p-abc-dq-1"}))
+    return config
+
+
+def run_on(hosts: int, flags: list[str], folder: Path, environment: dict[str, str]) -> list[int]:
+    """Run the command on all instances of a job at once; the exit code of each."""
+    codes = [-1] * hosts
+
+    def one(number: int) -> None:
+        config = {"MONITOR_CONFIG_DIR": str(job_config(folder, hosts, number))}
+        argv = ["run", *flags, "--output", str(folder / f"out-{number}")]
+        codes[number] = cli.main(argv, environment | config)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(hosts)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return codes
+
+
+def close(one: Any, other: Any) -> bool:
+    """The same JSON; floating-point numbers to 1e-12."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(close(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or abs(one - other) <= 1e-12 * max(abs(one), abs(other))
+    return type(one) is type(other) and one == other
 
 
 def metrics(kind: str = "data_quality") -> dict[str, float]:

@@ -20,7 +20,8 @@ import yaml
 from moto import mock_aws
 
 import compose
-from monitor import KINDS, formats
+from monitor import KINDS, formats, shards
+from monitored import close, run_on
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENTED = Path(__file__).with_name("documented")
@@ -263,3 +264,43 @@ def test_the_notebook_reads_them_with_and_without_the_summary(
     # Clarify names the label of a ranking, our measures the model
     assert {s for s in plain_subjects if "explain" not in s} == {s for s in subjects if "explain" not in s}
     assert len(plain_subjects) == len(subjects)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_three_instances_find_what_one_finds(
+    kind: str, baselines: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Reports of all kinds, from S3; numbers may differ where floating-point sums have another order."""
+    monkeypatch.setenv("PROGRAM_DIR", str(project / "src"))
+    monkeypatch.setattr(shards, "POLL_SECONDS", 0.05)
+    traffic(project, tmp_path, drifted=True)
+    found = {}
+    with mock_aws():
+        s3 = boto3.client("s3", region_name="us-east-1")
+        s3.create_bucket(Bucket="reports")
+        (one,) = (tmp_path / "capture").rglob("*.jsonl")
+        lines = one.read_text().splitlines()
+        for number in range(0, len(lines), 7):
+            key = f"capture/{ENDPOINT}/AllTraffic/{HOUR}/{number:03}.jsonl"
+            s3.put_object(Bucket="reports", Key=key, Body="\n".join(lines[number : number + 7]) + "\n")
+        (one,) = (tmp_path / "truth").rglob("*.jsonl")
+        s3.put_object(Bucket="reports", Key=f"truth/{HOUR}/one.jsonl", Body=one.read_bytes())
+        for hosts in (1, 3):
+            flags = ["--baseline", baselines / kind, "--model", project / "build/model"]
+            environment = {
+                "MONITOR_KIND": kind,
+                "ENDPOINT_NAME": ENDPOINT,
+                "SCHEDULED_TIME": NOON.isoformat(),
+                "CAPTURE_URI": "s3://reports/capture",
+                "GROUND_TRUTH_URI": "s3://reports/truth",
+                "REPORTS_URI": "s3://reports/monitoring",
+                "AWS_REGION": "us-east-1",
+            }
+            run_on(hosts, [str(flag) for flag in flags], tmp_path / str(hosts), environment)
+            folder = tmp_path / str(hosts) / "out-0" / KINDS[kind].folder / "2026/03/04/12"
+            found[hosts] = {name: read(folder / name) for name in (*FILES[kind], "summary.json")}
+    assert found[1]["summary.json"]["records"] == 1000
+    assert found[1]["summary.json"]["violations"] > 0
+    for name, content in found[1].items():
+        assert close(content, found[3][name]), name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,20 @@ from monitor.data_quality import Feature
 from monitor.lines import count_texts
 from monitor.shards import Hosts, Meeting
 from monitor.statistics import MOST_STRINGS, SKETCH_SIZE, sum_counts
-from monitored import BUCKET, HOUR, REGION, Report, job_environment, metrics, put_capture, requests, sample
+from monitored import (
+    BUCKET,
+    HOUR,
+    REGION,
+    Report,
+    close,
+    job_config,
+    job_environment,
+    metrics,
+    put_capture,
+    requests,
+    run_on,
+    sample,
+)
 
 PARTS = "monitoring/parts/mlops-p-abc-dq-1/"
 
@@ -33,43 +45,9 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield client
 
 
-def job(folder: Path, hosts: int, number: int) -> Path:
-    """/opt/ml/config of one instance."""
-    config = folder / f"config-{hosts}-{number}"
-    config.mkdir(parents=True)
-    names = [f"algo-{n + 1}" for n in range(hosts)]
-    content = {"current_host": names[number], "hosts": names, "network_interface_name": "eth0"}
-    (config / "resourceconfig.json").write_text(json.dumps(content))
-    (config / "processingjobconfig.json").write_text(json.dumps({"ProcessingJobName": "mlops-p-abc-dq-1"}))
-    return config
-
-
-def run_on(hosts: int, baseline: Path, folder: Path, **env: str) -> list[int]:
-    """Run the command on all instances at once."""
-    codes = [-1] * hosts
-
-    def one(number: int) -> None:
-        argv = ["run", "--baseline", str(baseline), "--output", str(folder / f"out-{number}")]
-        environment = job_environment(MONITOR_CONFIG_DIR=str(job(folder, hosts, number)), **env)
-        codes[number] = cli.main(argv, environment)
-
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(hosts)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return codes
-
-
-def close(one: Any, other: Any) -> bool:
-    """The same JSON; floating-point numbers to 1e-12."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(close(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(close(a, b) for a, b in zip(one, other, strict=True))
-    if isinstance(one, float) and isinstance(other, float):
-        return one == other or abs(one - other) <= 1e-12 * max(abs(one), abs(other))
-    return type(one) is type(other) and one == other
+def on(hosts: int, baseline: Path, folder: Path, **env: str) -> list[int]:
+    """Exit codes of a run on so many instances."""
+    return run_on(hosts, ["--baseline", str(baseline)], folder, job_environment(**env))
 
 
 def fill(s3: Any, drift: float) -> None:
@@ -82,9 +60,9 @@ def fill(s3: Any, drift: float) -> None:
 @pytest.mark.parametrize("drift", [0.0, 1.0])
 def test_three_instances_give_what_one_gives(s3: Any, baseline: Path, tmp_path: Path, drift: float) -> None:
     fill(s3, drift)
-    assert run_on(1, baseline, tmp_path / "one") == [0]
+    assert on(1, baseline, tmp_path / "one") == [0]
     alone = metrics()
-    assert run_on(3, baseline, tmp_path / "three") == [0, 0, 0]
+    assert on(3, baseline, tmp_path / "three") == [0, 0, 0]
     one = Report(tmp_path / "one/out-0/data-quality/2026/03/04/12")
     three = Report(tmp_path / "three/out-0/data-quality/2026/03/04/12")
     for name in ("statistics", "constraints", "constraint_violations", "summary"):
@@ -113,7 +91,7 @@ def test_a_lost_instance_is_a_fault_that_names_it(
 ) -> None:
     fill(s3, 0.0)
     argv = ["run", "--baseline", str(baseline), "--output", str(tmp_path / "out")]
-    config = str(job(tmp_path, 3, 0))
+    config = str(job_config(tmp_path, 3, 0))
     environment = job_environment(MONITOR_CONFIG_DIR=config, MONITOR_WAIT_SECONDS="0.2")
     assert cli.main(argv, environment) == 1
     said = capsys.readouterr().err
@@ -138,7 +116,7 @@ def test_an_instance_that_fails_says_why_and_nobody_waits(
         return scan(settings, client, share)
 
     monkeypatch.setattr(cli, "scan", failing)
-    assert run_on(2, baseline, tmp_path, MONITOR_WAIT_SECONDS="300") == [1, 1]
+    assert on(2, baseline, tmp_path, MONITOR_WAIT_SECONDS="300") == [1, 1]
     assert "algo-2 could not read its part: OSError: disk full" in capsys.readouterr().err
 
 
@@ -159,7 +137,7 @@ def test_a_damaged_part_is_a_fault(s3: Any) -> None:
 def test_a_run_on_several_instances_needs_a_place_to_meet(
     s3: Any, baseline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_on(2, baseline, tmp_path, REPORTS_URI="") == [1, 1]
+    assert on(2, baseline, tmp_path, REPORTS_URI="") == [1, 1]
     assert "REPORTS_URI is not set" in capsys.readouterr().err
 
 
