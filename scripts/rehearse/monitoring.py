@@ -400,6 +400,7 @@ def rates(r: Rehearsal, made: story.Project, version: dict[str, Any], clone: Pat
     """How often each monitor fires in each kind of hour, over many seeds, with the version that is live."""
     s3 = story.person(r, made).client("s3")
     with r.step(f"each hour again, with {seeds} seeds") as step:
+        step.say("some minutes: each hour is judged by the live version's monitors, in a process of its own")
         folder = r.folder / "rates"
         described = (
             story.person(r, made).client("sagemaker").describe_model_package(ModelPackageName=version["arn"])

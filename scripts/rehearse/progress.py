@@ -184,7 +184,7 @@ def verdict(result: dict[str, Any]) -> list[str]:
     for letter, case in result["use_cases"].items():
         lines.append(f"{'✔' if case['passed'] else '✘'} {letter}  {case['title']}  {case['seconds']:.1f} s")
     for table in result["facts"].get("tables", []):
-        lines += ["", table["title"], *columns(table["head"], table["rows"])]
+        lines += ["", table["title"], *columns(table["head"], table["rows"]), table["lead"]]
     if failure := result.get("failure"):
         lines += [
             "",
