@@ -1,4 +1,4 @@
-"""Scenario drift, through the command that people type: the right monitors, one retraining each, the rates."""
+"""Scenario drift as people start it: the right monitors fire, one retraining follows each, and the rates."""
 
 from __future__ import annotations
 
