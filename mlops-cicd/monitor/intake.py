@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,9 +39,9 @@ class Intake:
                 {"reason": reason, "object": source, "line": line, "text": text[:KEPT_TEXT]}
             )
 
-    def see_extra(self, names: list[str], rows: int = 1) -> None:
+    def see_extra(self, names: Mapping[str, int]) -> None:
         """Count columns that the baseline does not know; whoever calls the endpoint has chosen them."""
-        for name in names:
+        for name, rows in names.items():
             short = name[:LONGEST_NAME]
             if short in self.surplus or len(self.surplus) < MOST_EXTRA:
                 self.surplus[short] += rows

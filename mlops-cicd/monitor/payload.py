@@ -7,7 +7,9 @@ import binascii
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -19,6 +21,10 @@ ANSWERS = ("predictions", "outputs", "data")
 SCORES = ("probability", "score", "predicted_probability", "prediction")
 LABELS = ("label", "predicted_label", "class")
 LONGEST_CELL = 1000  # of a nested value
+MOST_EXTRA = 1000  # extra values of a row that are counted
+# A request has 25 MB at most. As "1" and an end of line, that is rows enough to fill an instance's memory.
+MOST_CELLS = 20_000_000  # of a request
+ROW_COST = 8  # a row takes the memory of so many cells more
 
 Row = list[str | None]
 
@@ -28,11 +34,11 @@ class Unreadable(ValueError):
 
 
 class Rows(NamedTuple):
-    """Rows of a request, lined up with the features; and the columns that did not fit."""
+    """Rows of a request, lined up with the features; and the columns that did not fit, by number of rows."""
 
     cells: list[Row]
-    lacking: list[str]  # one entry a row and column
-    extra: list[str]
+    lacking: Counter[str]
+    extra: Counter[str]
 
 
 def present(text: pl.Expr) -> pl.Expr:
@@ -97,6 +103,7 @@ def _documents(body: str, lines: bool) -> Any:
 
 
 def _csv_rows(body: str, names: Sequence[str]) -> list[Any]:
+    check_size(body.count("\n"), len(names))
     if '"' not in body:  # most payloads; the csv module is several times slower
         rows = [line.split(",") for line in body.replace("\r\n", "\n").split("\n") if line.strip()]
     else:
@@ -126,15 +133,23 @@ def _flatten(document: Any) -> list[Any]:
         if document and all(isinstance(value, list) for value in document.values()):  # {"age": [31, 40], …}
             if len({len(value) for value in document.values()}) > 1:
                 raise Unreadable("columns_of_different_length")
+            check_size(len(next(iter(document.values()))))
             return [dict(zip(document, row, strict=True)) for row in zip(*document.values(), strict=True)]
         if isinstance(document.get("features"), dict):
             return [document["features"]]
         return [document]
     if not isinstance(document, list):
         raise Unreadable("no_rows_in_payload")
+    check_size(len(document))
     if document and all(isinstance(item, (dict, list)) for item in document):
         return [row for item in document for row in _flatten(item)]
     return [document]
+
+
+def check_size(rows: int, width: int = 1) -> None:
+    """Refuse more rows than there is memory for."""
+    if rows * (width + ROW_COST) > MOST_CELLS:
+        raise Unreadable("too_many_rows")
 
 
 def json_cells(row: list[Any]) -> Row:
@@ -147,20 +162,23 @@ def _line_up(
 ) -> Rows:
     """Rows by position (lists) and by name (objects) in the order of the features."""
     width, known = len(names), set(names)
+    check_size(len(rows), width)
     lined: list[Row] = []
-    lacking: list[str] = []
-    extra: list[str] = []
+    lacking: Counter[str] = Counter()
+    extra: Counter[str] = Counter()
     for row in rows:
         if isinstance(row, dict):
             lined.append([as_text(row.get(name)) for name in names])
             if row.keys() != known:
-                lacking += [name for name in names if name not in row]
-                extra += [as_text(name) or "" for name in row if name not in known]
+                lacking.update(name for name in names if name not in row)
+                unknown = (as_text(name) or "" for name in row if name not in known)
+                extra.update(islice(unknown, MOST_EXTRA))
             continue
         cells = as_cells(row)
         if len(cells) != width:
-            lacking += names[len(cells) :]
-            extra += [f"column_{position + 1}" for position in range(width, min(len(cells), width + 1000))]
+            lacking.update(names[len(cells) :])
+            last = min(len(cells), width + MOST_EXTRA)
+            extra.update(f"column_{position + 1}" for position in range(width, last))
             cells = (cells + [None] * width)[:width]
         lined.append(cells)
     return Rows(lined, lacking, extra)
@@ -199,11 +217,14 @@ def answers(content_type: str, text: str) -> list[tuple[float | None, str | None
         raise Unreadable("empty_answer")
     if "json" in content_type.lower() or body[0] in "{[":
         try:
-            return [_answer(item) for item in _predictions(json.loads(body))]
+            predictions = _predictions(json.loads(body))
         except RecursionError as error:
             raise Unreadable("nested_too_deep") from error
         except ValueError as error:
             raise Unreadable("answer_not_readable") from error
+        check_size(len(predictions))
+        return [_answer(item) for item in predictions]
+    check_size(body.count("\n"))
     found = []
     for line in body.replace("\r\n", "\n").split("\n"):
         if line.strip():

@@ -15,7 +15,7 @@ import polars as pl
 
 from .intake import Intake
 from .lines import json_line
-from .payload import Unreadable, as_text, decode
+from .payload import Unreadable, as_text, check_size, decode
 
 TRUTH = "ground_truth_"  # begins the reasons of unreadable ground truth
 SCHEMA = {"_id": pl.String, "_row": pl.UInt32, "_truth": pl.String, "_given": pl.UInt32, "_order": pl.Int64}
@@ -69,6 +69,7 @@ def read_record(record: Any) -> tuple[str, list[str]]:
             raise Unreadable("nested_too_deep") from error
         except ValueError as error:
             raise Unreadable("not_readable") from error
+    check_size(text.count("\n"))
     values = [line.split(",")[0].strip().strip('"').strip() for line in text.split("\n") if line.strip()]
     return event, whole(values)
 
@@ -76,6 +77,7 @@ def read_record(record: Any) -> tuple[str, list[str]]:
 def values_of(document: Any) -> list[str]:
     """Values of a JSON document: one, or a list of them."""
     values = document if isinstance(document, list) else [document]
+    check_size(len(values))
     if any(isinstance(value, (dict, list)) for value in values):
         raise Unreadable("not_readable")
     return whole([as_text(value) or "" for value in values])

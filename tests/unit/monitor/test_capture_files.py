@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import pytest
 
-from monitor import capture, intake
+from monitor import capture, intake, payload
 from monitor.intake import Intake
 from monitor.lines import Counted, Wanted, read_carefully, read_lines
 from monitor.settings import Settings
@@ -115,7 +115,7 @@ CASES = [
     ),
     Case("something behind gzip", PACKED + b"hello", ONE * 2, {"gzip_damaged": 1}, {}),
     case(
-        "a line longer than any request", "x" * 300_000, GOOD, rows=ONE * 2, unreadable={"line_too_long": 1}
+        "a line longer than any request", "x" * 3_000_000, GOOD, rows=ONE * 2, unreadable={"line_too_long": 1}
     ),
     case("bytes of no text", bytes(range(128, 160)), unreadable={"not_utf8": 1}),
     case("a NUL byte in a value", GOOD.replace("1,a", "1,\0"), unreadable={"not_json": 1}),
@@ -182,7 +182,21 @@ CASES = [
     case("too few values", line("2"), rows=[*ONE, ("2", None)]),
     case("too many values", line("2,b,c,d"), rows=[*ONE, ("2", "b")]),
     case("empty values", line(","), rows=[*ONE, ("", "")]),
+    case(
+        "more rows than there is memory for",
+        line("1\n" * 300_000),
+        json_line(f"[{'[],' * 300_000}[]]"),
+        json_line(json.dumps({"x": [1] * 300_000})),
+        unreadable={"too_many_rows": 3},
+    ),
     # answers, where a monitor needs them
+    case(
+        "more answers than there is memory for",
+        line("1,a", answer="1\n" * 300_000),
+        line("1,a", answer=f"[{'1,' * 300_000}1]", answer_type="application/json"),
+        unreadable={"too_many_rows": 2},
+        outputs=True,
+    ),
     case("no answer", line("1,a", answer=None), unreadable={"no_answer": 1}, outputs=True),
     case("an empty answer", line("1,a", answer=""), unreadable={"empty_answer": 1}, outputs=True),
     case(
@@ -228,7 +242,8 @@ def counts_of(rows: pl.DataFrame) -> dict[str, Counter[str]]:
 
 @pytest.mark.parametrize("one", CASES, ids=[one.name for one in CASES])
 def test_a_bad_file_ends_as_documented(one: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture, "LONGEST_LINE", 250_000)
+    monkeypatch.setattr(capture, "LONGEST_LINE", 2_500_000)
+    monkeypatch.setattr(payload, "MOST_CELLS", 2_000_000)
     monkeypatch.setattr(capture, "PIECE", 64 << 10)
     (tmp_path / HOUR).mkdir(parents=True)
     (tmp_path / HOUR / "a.jsonl").write_bytes(one.content)
