@@ -376,6 +376,34 @@ def baseline_statistics(r: Rehearsal, made: story.Project, version: dict[str, An
     return json.loads(story.read_s3(story.person(r, made).client("s3"), version["baseline"]))
 
 
+def quiet_hour(r: Rehearsal, made: story.Project) -> None:
+    """Nobody asks the endpoint: it is sent the sample, marked, and no monitor takes it for traffic."""
+    s3, bucket = story.person(r, made).client("s3"), made.settings["bucket-name"]
+
+    def simulated() -> int:
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="data-capture/production/")
+        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        texts = (s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode() for key in keys)
+        return sum(text.count('"inferenceId":"simulated-') for text in texts)
+
+    with r.step("an hour without traffic, after which the sample is sent") as step:
+        r.check(simulated() == 0, "simulated requests were sent while there was traffic")
+        watch(r, made, step, "quiet")
+        sent = r.wait("simulated requests", lambda: simulated() or None, timeout=60)
+        step.say(f"{sent} simulated requests are captured")
+    with r.step("the monitors leave simulated requests out") as step:
+        hour = watch(r, made, step, "simulated traffic")
+        as_expected(r, hour)
+        summary = hour.summaries["data_quality"]
+        sent = simulated()
+        r.check(
+            summary["records"] == 0 and summary["excluded"] > 0,
+            f"of {sent} simulated requests {summary['records']} were taken for traffic",
+            [json.dumps(summary)[:500]],
+        )
+        step.say(f"{summary['excluded']} records left out, {summary['status']}")
+
+
 def new_data(r: Rehearsal, made: story.Project, source: drifts.Source) -> None:
     """Training data is uploaded, in several files at once: one retraining, on what was uploaded."""
     session = story.person(r, made)

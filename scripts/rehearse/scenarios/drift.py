@@ -1,5 +1,5 @@
 """Four drifts of different nature: exactly the right monitors fire, the owner is told, and one retraining
-follows each; uploaded data retrains too, and the figures can be queried.
+follows each; simulated traffic is left out, uploaded data retrains too, and the figures can be queried.
 """
 
 from rehearse import kpi, monitoring, story
@@ -10,7 +10,7 @@ SEEDS = 20
 
 
 def run(r: Rehearsal) -> None:
-    """Clean traffic, four drifts, new data, and the rates over many seeds."""
+    """Clean traffic, four drifts, no traffic, new data, and the rates over many seeds."""
     story.deploy_infrastructure(r, with_pipeline=False)
     project = story.project(r)
     clone = story.clone_repository(r, project)
@@ -21,6 +21,7 @@ def run(r: Rehearsal) -> None:
         r.facts["baseline"] = monitoring.baseline_statistics(r, project, version)
         for seed, name in enumerate(monitoring.SCENARIOS):
             monitoring.drift_hour(r, project, source, name, seed)
+        monitoring.quiet_hour(r, project)
         monitoring.new_data(r, project, source)
         monitoring.rates(r, project, version, clone, SEEDS)
         with r.step("the figures are rows in Athena") as step:
