@@ -274,8 +274,13 @@ def _project(
     secret = root.client("secretsmanager").create_secret(
         Name=f"mlops-{identifier}/secret", SecretString="matrix", KmsKeyId=key
     )["ARN"]
+    workflow = settings["retraining-state-machine-arn"]
+    # no reason, so it ends at once
+    run = root.client("stepfunctions").start_execution(stateMachineArn=workflow, input="{}")["executionArn"]
     return {
         "id": identifier,
+        "workflow": workflow,
+        "workflow_run": run,
         "bucket": bucket,
         "file": _file(root, bucket, "data/matrix-read.csv"),
         "artifact": _file(root, bucket, f"mlops-{identifier}/Project/matrix"),
