@@ -28,7 +28,7 @@ from .truth import TRUTH, join_truth, read_truth
 
 Refuse = Callable[[str, int, bytes], None]
 
-PIECE = 8 << 20  # bytes that are parsed at once
+PIECE = 16 << 20  # bytes that are parsed at once
 LONGEST_LINE = 64 << 20  # an endpoint takes 25 MB a request, a third more in base64
 LARGEST_UNPACKED = 64 << 30  # of one gzip object: deflate packs 1,000 to 1
 READERS = 2  # pieces that are parsed side by side

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.special import gammaln, smirnov
 
 from . import FALSE_ALARM_RATE, MonitorError
 from .lines import Counted, count_texts
@@ -253,13 +252,13 @@ def numeric_distance(weights: np.ndarray, places: np.ndarray) -> float:
 
 
 def numeric_p_value(distance: float, baseline_count: float, live_count: int) -> float:
-    """Two-sample Kolmogorov-Smirnov p-value; conservative where values repeat.
+    """A bound of the two-sample Kolmogorov-Smirnov p-value; also where values repeat.
 
-    Twice the exact one-sided probability (Birnbaum and Tingey 1951): above the two-sided one, and the same
-    to many digits where it is small.
+    Dvoretzky, Kiefer and Wolfowitz's inequality with Massart's constant (1990), for the effective size of two
+    samples.
     """
-    effective = max(1, round(baseline_count * live_count / (baseline_count + live_count)))
-    return float(min(1.0, 2 * smirnov(effective, distance)))
+    effective = baseline_count * live_count / (baseline_count + live_count)
+    return min(1.0, 2 * math.exp(-2 * effective * distance**2))
 
 
 def categorical_distance(
@@ -285,20 +284,20 @@ def share_p_value(baseline_hits: int, baseline_count: int, live_hits: int, live_
     if not baseline_count or not live_count or hits in (0, total):
         return 1.0
     drawn, seen = min((baseline_count, baseline_hits), (live_count, live_hits))  # the smaller sample
-    mean = drawn * hits / total
-    spread = math.sqrt(mean * (1 - hits / total) * (total - drawn) / max(1, total - 1))
+    if seen * total < drawn * hits:  # fewer hits than expected are more misses than expected
+        seen, hits = drawn - seen, total - hits
+    spread = math.sqrt(drawn * (hits / total) * (1 - hits / total))
     reach = int(45 * spread) + 200  # beyond it is nothing that a double can hold
-    if seen >= mean:
-        tail = np.arange(seen, min(drawn, hits, seen + reach) + 1)
-    else:
-        tail = np.arange(max(0, drawn + hits - total, seen - reach), seen + 1)
-    logs = log_choose(hits, tail) + log_choose(total - hits, drawn - tail) - log_choose(total, drawn)
-    return float(min(1.0, 2 * np.exp(logs).sum()))
+    steps = np.arange(seen, min(drawn, hits, seen + reach), dtype=float)
+    # of each number of hits to the one before it
+    ratios = (hits - steps) * (drawn - steps) / ((steps + 1) * (total - hits - drawn + steps + 1))
+    first = log_choose(hits, seen) + log_choose(total - hits, drawn - seen) - log_choose(total, drawn)
+    return min(1.0, 2 * math.exp(first) * float(1 + np.cumprod(ratios).sum()))
 
 
-def log_choose(n: int, k: Any) -> Any:
+def log_choose(n: int, k: int) -> float:
     """Logarithm of the binomial coefficient."""
-    return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 # ------------------------------------------------------------ the monitor

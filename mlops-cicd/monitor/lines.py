@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -32,6 +32,7 @@ SMOKE_TEST = "smoke-test"
 SIMULATED = "simulated-"
 MOST_FORMS = 3  # that are tried on one chunk
 FEWEST_LINES = 100  # fewer are quicker read the careful way
+BLOCK = 256 << 10  # bytes
 PROBES = 9  # lines of a chunk that its form is guessed from
 
 VALUE = re.compile(rb'"(data|eventId|inferenceId|inferenceTime)"\s*:\s*"((?:[^"\\]|\\.)*)"')
@@ -502,14 +503,21 @@ def read_lines(
 
 def is_clean(chunk: bytes, count: int) -> bool:
     """Whether no line has a control character, or is not UTF-8."""
-    if np.count_nonzero(np.frombuffer(chunk, dtype=np.uint8) < 32) != count:
+    if sum(int(np.count_nonzero(block < 32)) for block in blocks(chunk)) != count:
         return False
     return chunk.isascii() or is_utf8(chunk)
 
 
 def occurrences(chunk: bytes, character: str) -> int:
-    """How often a character is in the chunk; faster than bytes.count where there are many."""
-    return int(np.count_nonzero(np.frombuffer(chunk, dtype=np.uint8) == ord(character)))
+    """How often a character is in the chunk."""
+    return sum(int(np.count_nonzero(block == ord(character))) for block in blocks(chunk))
+
+
+def blocks(chunk: bytes) -> Iterator[np.ndarray]:
+    """The bytes in pieces that stay in the processor's cache."""
+    array = np.frombuffer(chunk, dtype=np.uint8)
+    for begin in range(0, len(array), BLOCK):
+        yield array[begin : begin + BLOCK]
 
 
 def is_utf8(text: bytes) -> bool:

@@ -1,6 +1,7 @@
 """How fast the data-quality monitor reads an hour of captured traffic, and with how much memory (make bench).
 
     monitor    the whole job on a capture file: start, parse, compare, report (a process of its own)
+    judging    the monitor's comparison alone, of the same rows in a data frame, as Evidently has them
     parsing    nothing but parsing that file's JSON lines with Polars, the fields that the monitor needs
     Evidently  its data drift on the same rows, already in a data frame; its whole process next to it
 
@@ -118,6 +119,21 @@ def parse(file: Path) -> int:
     return 0
 
 
+def judge(folder: Path, baseline: Path) -> int:
+    """The monitor's comparison alone: rows in a data frame, and then the clock."""
+    sys.path.insert(0, str(ROOT / "mlops-cicd"))
+    from monitor.data_quality import Monitor
+    from monitor.settings import Settings, parse_time
+
+    frame = pl.read_csv(folder / "rows.csv", infer_schema=False)
+    began = time.monotonic()
+    monitor = Monitor(baseline, Settings("data_quality", "bench", parse_time(SCHEDULED)))
+    monitor.add(frame)
+    records = monitor.finish().records
+    print(json.dumps({"seconds": time.monotonic() - began, "rows": records}))
+    return 0
+
+
 def monitor_command(work: Path, folder: Path) -> list[str]:
     """A run of the monitor on a folder of capture."""
     kind = ["--kind", "data_quality", "--baseline", str(work / "baseline/data_quality")]
@@ -140,7 +156,11 @@ def bench(work: Path, count: int, evidently: bool) -> dict[str, Any]:
     subprocess.run(["cat", str(capture)], stdout=subprocess.DEVNULL, check=True)  # all read it from memory
     parsing = measure([sys.executable, __file__, "--parse", str(capture)])
     monitor = measure(monitor_command(work, folder), {"SCHEDULED_TIME": SCHEDULED})
+    baseline = work / "baseline/data_quality"
+    judging = measure([sys.executable, __file__, "--judge", str(folder), str(baseline)])
+    seconds = json.loads(judging["said"])["seconds"]
     result: dict[str, Any] = {"rows": count, "bytes": size, "monitor": monitor, "parsing": parsing}
+    result["judging_seconds"] = seconds
     if evidently:
         say("Evidently")
         script = Path(__file__).with_name("evidently_drift.py")
@@ -148,6 +168,7 @@ def bench(work: Path, count: int, evidently: bool) -> dict[str, Any]:
         whole = measure(command, {"DO_NOT_TRACK": "1", "HOME": str(work)})
         result["evidently"] = whole | {"drift_seconds": json.loads(whole["said"])["seconds"]}
         result["times_evidently"] = result["evidently"]["drift_seconds"] / monitor["seconds"]
+        result["times_evidently_judging"] = result["evidently"]["drift_seconds"] / seconds
         result["times_evidently_whole"] = whole["seconds"] / monitor["seconds"]
     result["times_parsing"] = monitor["seconds"] / parsing["seconds"]
     capture.unlink()
@@ -172,8 +193,12 @@ def show(result: dict[str, Any]) -> None:
             one = result[key]
             more = f"{one['cpu_seconds']:8.2f} s of processors {one['peak_mib']:7,.0f} MiB at most"
             show_row(name, result["rows"], one["seconds"], more)
+    show_row("monitor, judging alone", result["rows"], result["judging_seconds"], "")
     if "evidently" in result:
         show_row("Evidently, drift alone", result["rows"], result["evidently"]["drift_seconds"], "")
+        print(
+            f"  from a data frame to the verdict: {result['times_evidently_judging']:.1f} times Evidently's speed"
+        )
         print(f"  the whole job is {result['times_evidently']:.1f} times as fast as Evidently's drift alone")
         print(f"  and {result['times_evidently_whole']:.1f} times as fast as Evidently's whole process")
     print(f"  the whole job takes {result['times_parsing']:.2f} times as long as merely parsing the file")
@@ -196,7 +221,10 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="figures as JSON")
     parser.add_argument("--parse", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--judge", type=Path, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.judge:
+        return judge(*options.judge)
     if options.write:
         return write_capture(options.write, options.rows[0])
     if options.parse:

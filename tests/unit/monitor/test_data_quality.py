@@ -220,15 +220,15 @@ def test_the_distance_is_scipys_kolmogorov_smirnov_statistic() -> None:
         assert distance == pytest.approx(oracle.statistic, abs=1e-12)
 
 
-@pytest.mark.parametrize("size", [20, 800, 2_500_000])
-def test_the_p_value_is_scipys_where_it_matters(size: int) -> None:
+@pytest.mark.parametrize("size", [5, 20, 800, 2_500_000])
+def test_the_p_value_is_near_scipys_and_never_below(size: int) -> None:
     from scipy.stats import kstwo
 
     for deviation in (0.3, 1.0, 1.5, 2.0, 3.0):
-        distance = deviation / size**0.5
+        distance = min(1.0, deviation / size**0.5)
         ours, exact = numeric_p_value(distance, 2 * size, 2 * size), kstwo.sf(distance, size)
-        assert ours >= exact * (1 - 1e-9)
-        assert deviation < 1.5 or ours == pytest.approx(exact, rel=0.01)
+        assert ours >= exact
+        assert ours < 1.2 * exact or size < 800 or deviation < 1
 
 
 @pytest.mark.parametrize("live", [1, 60, 5_000, 5_000_000])
