@@ -196,9 +196,7 @@ def show(result: dict[str, Any]) -> None:
     show_row("monitor, judging alone", result["rows"], result["judging_seconds"], "")
     if "evidently" in result:
         show_row("Evidently, drift alone", result["rows"], result["evidently"]["drift_seconds"], "")
-        print(
-            f"  from a data frame to the verdict: {result['times_evidently_judging']:.1f} times Evidently's speed"
-        )
+        print(f"  from a data frame to the verdict: {result['times_evidently_judging']:.1f} times Evidently")
         print(f"  the whole job is {result['times_evidently']:.1f} times as fast as Evidently's drift alone")
         print(f"  and {result['times_evidently_whole']:.1f} times as fast as Evidently's whole process")
     print(f"  the whole job takes {result['times_parsing']:.2f} times as long as merely parsing the file")
