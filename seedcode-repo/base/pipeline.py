@@ -352,8 +352,8 @@ def baselines(
     def file(kind: str, name: str) -> MetricsSource | None:
         return source(baseline, "baseline", f"{kind}/{name}.json") if kind in kinds else None
 
-    def options(kind: str) -> FileSource | None:
-        found = file(kind, "options")
+    def config(kind: str) -> FileSource | None:
+        found = file(kind, "analysis_config")
         return found and FileSource(s3_uri=found.s3_uri, content_type=JSON)
 
     evaluation = source(evaluate, "evaluation", "evaluation.json")
@@ -371,10 +371,10 @@ def baselines(
     checks = DriftCheckBaselines(
         model_statistics=file("model_quality", "statistics") or evaluation,
         model_constraints=file("model_quality", "constraints"),
-        bias_config_file=options("model_bias"),
+        bias_config_file=config("model_bias"),
         bias_pre_training_constraints=file("model_bias", "constraints"),
         bias_post_training_constraints=file("model_bias", "constraints"),
-        explainability_config_file=options("model_explainability"),
+        explainability_config_file=config("model_explainability"),
         explainability_constraints=file("model_explainability", "constraints"),
         **data,
     )

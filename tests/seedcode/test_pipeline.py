@@ -173,12 +173,12 @@ def test_metrics_and_baselines_of_every_kind_are_registered(definitions: Definit
         },
         "ModelDataQuality": data,
         "Bias": {
-            "ConfigFile": f"{folder}/model_bias/options.json",
+            "ConfigFile": f"{folder}/model_bias/analysis_config.json",
             "PreTrainingConstraints": f"{folder}/model_bias/constraints.json",
             "PostTrainingConstraints": f"{folder}/model_bias/constraints.json",
         },
         "Explainability": {
-            "ConfigFile": f"{folder}/model_explainability/options.json",
+            "ConfigFile": f"{folder}/model_explainability/analysis_config.json",
             "Constraints": f"{folder}/model_explainability/constraints.json",
         },
     }
