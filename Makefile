@@ -19,7 +19,7 @@ rehearse: setup ## Run use cases A to G without an AWS account (SCENARIO=name, L
 	@$(REHEARSE)
 
 test: setup ## What continuous integration runs: every scanner and all tests
-	@$(SETUP) oracle && $(MAKE) --no-print-directory check ARGS= && $(PY) -m pytest $(ARGS)
+	@$(SETUP) oracle && $(MAKE) --no-print-directory check ARGS= && $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 cloud: setup ## Keep the local cloud up for the AWS CLI, boto3 and git (PORT=4566)
 	@exec env $(CLOUD) --port $(PORT) --parent-pid $$PPID

@@ -23,6 +23,11 @@ os.environ |= {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole rehearsals first: they take minutes, and nothing may wait for them at the end."""
+    items.sort(key=lambda item: "rehearsal" not in item.path.parts)
+
+
 @pytest.fixture(autouse=True)
 def fake_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test starts with credentials that open nothing, whatever the one before it did."""
