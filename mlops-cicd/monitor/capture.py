@@ -309,7 +309,16 @@ def batches(
     settings: Settings, wanted: Wanted, s3: Any, share: Share, intake: Intake, needs_truth: bool
 ) -> Iterator[pl.DataFrame | Counted]:
     """Batches of rows as a kind's monitor takes them."""
-    captured = capture_sources(settings, s3, intake)
+    captured: list[Any]
+    read: Callable[[Any, Wanted, Intake], Iterator[pl.DataFrame | Counted]] = read_rows
+    if settings.batch:
+        from . import batch  # which builds on this module
+
+        # every part lists all of it, the first one counts
+        captured = batch.pairs(settings, s3, intake if not share.index else Intake())
+        read = batch.read_rows
+    else:
+        captured = capture_sources(settings, s3, intake)
     truths = truth_sources(settings, s3, intake) if needs_truth else []
     for hour in sorted({source.hour for source in captured + truths}):
         own = [one for one in captured if one.hour == hour and share.has(one.name)]
@@ -320,7 +329,7 @@ def batches(
                 # every part reads all of it, the first one counts
                 account = intake if not share.index else Intake()
                 truth = read_truth(chunks(fitting, fetchers, account, TRUTH), account)
-        for frame in read_rows(own, wanted, intake):
+        for frame in read(own, wanted, intake):
             if isinstance(frame, Counted):
                 yield frame
                 continue

@@ -16,7 +16,7 @@ from typing import Any
 
 from . import KINDS, MonitorError, managed
 from . import __doc__ as about
-from .settings import PROCESSING, BaselineInputs, Settings, read_json
+from .settings import JOIN_SOURCES, PROCESSING, BaselineInputs, Settings, read_json
 
 LOG = logging.getLogger("monitor")
 Client = Callable[[str], Any]
@@ -45,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--baseline", type=Path)
     run.add_argument("--model", type=Path)
     run.add_argument("--capture", type=Path, help="folder of captured files, in place of CAPTURE_URI")
+    run.add_argument("--batch-capture", type=Path, help="folder in place of BATCH_CAPTURE_URI")
+    run.add_argument("--batch-input", type=Path, help="folder of a batch job's inputs")
+    run.add_argument("--batch-output", type=Path, help="folder of a batch job's outputs")
+    run.add_argument("--batch-join-source", choices=JOIN_SOURCES, help="as in the job's DataProcessing")
     run.add_argument("--ground-truth", type=Path)
     run.add_argument("--output", type=Path)
     run.add_argument("--min-records", type=int)
@@ -165,7 +169,7 @@ def scan(settings: Settings, client: Client, share: Any) -> tuple[Any, Any]:
         counted=getattr(monitor, "counted", False),
     )
     intake = Intake()
-    s3 = client("s3") if settings.capture is None else None
+    s3 = None if settings.on_disk else client("s3")
     for batch in batches(settings, wanted, s3, share, intake, monitor.needs_truth):
         (monitor.add_counted if wanted.counted else monitor.add)(batch)
     return monitor, intake

@@ -185,6 +185,11 @@ def read_carefully(
             read_line(line, not last or position < len(lines) - 1, wanted, intake, rows)
         except Unreadable as error:
             intake.refuse(str(error), source, number, line)
+    return frame_of(rows, wanted)
+
+
+def frame_of(rows: Sequence[tuple[Any, ...]], wanted: Wanted) -> pl.DataFrame:
+    """Rows as a table."""
     columns = list(zip(*rows, strict=True)) or [()] * len(wanted.schema)
     return pl.DataFrame(
         [

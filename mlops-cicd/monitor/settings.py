@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PROCESSING = Path("/opt/ml/processing")
 MIN_RECORDS = 50
 ROWS_AT_ONCE = 50_000
+JOIN_SOURCES = ("None", "Input")
+FOLDERS = ("capture", "batch_capture", "batch_output")
+ADDRESSES = ("CAPTURE_URI", "BATCH_CAPTURE_URI", "BATCH_INPUT_URI", "BATCH_OUTPUT_URI")
 LARGEST_MODEL = 4 << 30  # bytes, unpacked
 
 
@@ -56,6 +59,10 @@ class Settings:
     delay_minutes: int = 0  # the window ends this long before the scheduled time: ground truth needs time
     min_records: int = MIN_RECORDS  # fewer are not judged
     capture_uri: str = ""
+    batch_capture_uri: str = ""  # destination of a transform job's data capture
+    batch_input_uri: str = ""  # of a transform job without capture
+    batch_output_uri: str = ""
+    batch_join_source: str = "None"  # as in the job's DataProcessing
     ground_truth_uri: str = ""
     reports_uri: str = ""
     include_simulated: bool = False
@@ -64,7 +71,10 @@ class Settings:
     baseline: Path = PROCESSING / "input/baseline"
     model: Path = PROCESSING / "input/model"
     output: Path = PROCESSING / "output"
-    capture: Path | None = None  # a folder instead of capture_uri
+    capture: Path | None = None  # folders instead of the addresses
+    batch_capture: Path | None = None
+    batch_input: Path | None = None
+    batch_output: Path | None = None
     ground_truth: Path | None = None
     publishes: bool = True  # metrics; not on a laptop, where no endpoint is named
     options: dict[str, Any] = field(default_factory=dict)  # options.json of the baseline
@@ -77,7 +87,8 @@ class Settings:
         if kind not in KINDS:
             raise MonitorError(f"MONITOR_KIND is {kind!r}: it must be one of {', '.join(KINDS)}")
         endpoint = env.get("ENDPOINT_NAME", "")
-        if not endpoint and given.get("capture") is None:
+        folders = any(given.get(name) is not None for name in FOLDERS)
+        if not endpoint and not folders:
             raise MonitorError("ENDPOINT_NAME is not set: the schedule must say which endpoint to look at")
         text = env.get("SCHEDULED_TIME", "")
         values: dict[str, Any] = {
@@ -87,18 +98,66 @@ class Settings:
             "scheduled": parse_time(text) if text else datetime.now(UTC).replace(microsecond=0),
             "window_minutes": whole_number(env, "WINDOW_MINUTES", 60, 1),
             "delay_minutes": whole_number(env, "DELAY_MINUTES", 0, 0),
-            "capture_uri": env.get("CAPTURE_URI", ""),
+            "batch_join_source": env.get("BATCH_JOIN_SOURCE", "").strip() or "None",
             "ground_truth_uri": env.get("GROUND_TRUTH_URI", ""),
             "reports_uri": env.get("REPORTS_URI", "").rstrip("/"),
             "include_simulated": env.get("INCLUDE_SIMULATED", "").strip().lower() == "true",
             "model_package_arn": env.get("MODEL_PACKAGE_ARN", ""),
             "region": env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION", ""),
-        } | given
-        settings = cls(**values)
+        }
+        if not folders:
+            values |= {name.lower(): env.get(name, "").strip() for name in ADDRESSES}
+        settings = cls(**values | given)
+        settings.check_source()
         options = read_options(settings.baseline)
         default = int(options.get("settings", {}).get("min_records", MIN_RECORDS))
         asked = given.get("min_records") or whole_number(env, "MIN_RECORDS", default, 1)
         return replace(settings, options=options, min_records=asked)
+
+    def check_source(self) -> None:
+        """Raise unless exactly one source of rows is named, and wholly."""
+        sources = {
+            "CAPTURE_URI": self.capture or self.capture_uri,
+            "BATCH_CAPTURE_URI": self.batch_capture or self.batch_capture_uri,
+            "BATCH_OUTPUT_URI": self.batch_output or self.batch_output_uri,
+        }
+        if self.batch_capture:  # on a laptop the objects that the manifests name are in folders, too
+            sources.pop("BATCH_OUTPUT_URI")
+        named = [name for name, value in sources.items() if value]
+        if len(named) != 1:
+            raise MonitorError(
+                "set exactly one of CAPTURE_URI (an endpoint), BATCH_CAPTURE_URI (a transform job with data "
+                f"capture) and BATCH_OUTPUT_URI (one without); set: {' and '.join(named) or 'none'}"
+            )
+        if self.batch_join_source not in JOIN_SOURCES:
+            raise MonitorError(f"BATCH_JOIN_SOURCE is {self.batch_join_source!r}: it must be None or Input")
+        given = bool(self.batch_input or self.batch_input_uri)
+        needed = self.batch and not self.joined and not self.batch_capture_uri
+        if needed and not given:
+            raise MonitorError(
+                "BATCH_INPUT_URI is not set: outputs are compared with their inputs, unless the job joined "
+                "them (BATCH_JOIN_SOURCE=Input)"
+            )
+        if given and not needed:
+            raise MonitorError("BATCH_INPUT_URI is set, but the source of the inputs is another one already")
+        if self.batch_capture and not self.batch_output:
+            raise MonitorError("--batch-capture needs --batch-output: where the named objects are")
+
+    @property
+    def batch(self) -> bool:
+        """Whether transform jobs are looked at, and not an endpoint."""
+        folders = self.batch_capture or self.batch_output
+        return bool(folders or self.batch_capture_uri or self.batch_output_uri)
+
+    @property
+    def joined(self) -> bool:
+        """Whether each line of an output holds its input, too."""
+        return self.batch_join_source == "Input"
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether folders are read, and not S3."""
+        return any(getattr(self, name) is not None for name in FOLDERS)
 
     @property
     def window(self) -> Window:
