@@ -522,6 +522,12 @@ def read_version(r: Rehearsal, made: Project, step: Step, commit: str) -> dict[s
         recorded == commit,
         f"version {package['ModelPackageVersion']} names commit {recorded or 'none'}, pushed was {commit}",
     )
+    named = registered_files(package)
+    lost = [uri for uri in named if not read_s3(s3, uri)]  # a file that is not there is a fault of its own
+    parts = {uri.split("/")[-2] for uri in named}
+    kinds = {"data_quality", "model_quality", "model_bias", "model_explainability"}
+    r.check(not lost, f"version {package['ModelPackageVersion']} names empty files", lost)
+    r.check(kinds <= parts, f"version {package['ModelPackageVersion']} has baselines of {sorted(parts)} only")
     statistics = package["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"]
     metrics = metrics_of(json.loads(read_s3(s3, statistics)))
     version = {
@@ -541,9 +547,21 @@ def read_version(r: Rehearsal, made: Project, step: Step, commit: str) -> dict[s
         list(metrics.items())[:3]
     )
     step.say(
-        f"version {version['version']}: " + ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        f"version {version['version']}: "
+        + ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        + f"; {len(set(named))} files of metrics and baselines"
     )
     return version
+
+
+def registered_files(package: dict[str, Any]) -> list[str]:
+    """The S3 addresses of every metrics and baseline file that a model version names."""
+    return [
+        file["S3Uri"]
+        for block in ("ModelMetrics", "DriftCheckBaselines")
+        for part in package[block].values()
+        for file in part.values()
+    ]
 
 
 def metrics_of(report: Any, name: str = "") -> dict[str, float]:
