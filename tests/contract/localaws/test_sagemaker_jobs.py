@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import tarfile
+import uuid
 from collections.abc import Callable
+from datetime import UTC, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+
+from monitor import cli as monitor
 
 PROGRAM = """
 import json, os, shutil, signal, sys, time
@@ -381,3 +387,89 @@ def test_transform_asks_the_model_server(cloud: Any, world: dict[str, Any]) -> N
     done = ended(cloud, "transform", f"{name}-2")
     assert done["TransformJobStatus"] == "Failed"
     assert "400" in done["FailureReason"]
+
+
+@pytest.fixture(scope="module")
+def capturing(cloud: Any, world: dict[str, Any]) -> dict[str, Any]:
+    """The request of a transform job that captures its data."""
+    name = cloud.name("capture")
+    image = cloud.image({"app/serve.py": SERVER}, ["python3", "/app/serve.py"])
+    place = f"s3://{world['bucket']}/{name}"
+    cloud.client("sagemaker").create_model(
+        ModelName=name, ExecutionRoleArn=world["role"], PrimaryContainer={"Image": image}
+    )
+    return {
+        "ModelName": name,
+        "TransformInput": {
+            "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"{place}/in"}},
+            "ContentType": "text/csv",
+            "SplitType": "Line",
+        },
+        "TransformOutput": {"S3OutputPath": f"{place}/out", "Accept": "text/csv", "AssembleWith": "Line"},
+        "TransformResources": {"InstanceCount": 1, "InstanceType": "ml.m5.large"},
+        "DataCaptureConfig": {"DestinationS3Uri": f"{place}/captured", "GenerateInferenceId": True},
+    }
+
+
+def test_a_captured_transform_job_is_monitored(
+    cloud: Any,
+    world: dict[str, Any],
+    capturing: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client, s3, name = cloud.client("sagemaker"), cloud.client("s3"), capturing["ModelName"]
+    rng = random.Random(7)
+    rows = [f"{rng.randrange(1, 7)},{rng.gauss(10, 2):.3f}" for _ in range(600)]
+    (tmp_path / "train.csv").write_text("size,weight\n" + "".join(f"{row}\n" for row in rows[:300]))
+    for key, some in {"a.csv": rows[300:400], "deep/b.csv": rows[400:]}.items():
+        text = "".join(f"{row}\n" for row in some)
+        s3.put_object(Bucket=world["bucket"], Key=f"{name}/in/{key}", Body=text.encode())
+    client.create_transform_job(TransformJobName=name, **capturing)
+    done = ended(cloud, "transform", name)
+    assert done["TransformJobStatus"] == "Completed"
+    start = done["TransformStartTime"].astimezone(UTC)
+    first = body(cloud, f"s3://{world['bucket']}/{name}/out/a.csv.out").decode().splitlines()[0].split(",")
+    assert float(first[0]) == pytest.approx(sum(map(float, rows[300].split(","))))
+    assert uuid.UUID(first[1])
+    assert first[2] == f"{start:%Y-%m-%dT%H:%M:%SZ}"
+    manifests = {}
+    for item in s3.list_objects_v2(Bucket=world["bucket"], Prefix=f"{name}/captured/")["Contents"]:
+        place, _, _ = item["Key"].removeprefix(f"{name}/captured/").rpartition("/")
+        manifests[place] = json.loads(body(cloud, f"s3://{world['bucket']}/{item['Key']}"))
+    below = f"s3://{world['bucket']}/{name}"
+    assert manifests == {
+        f"input/{start:%Y/%m/%d/%H}": [{"prefix": f"{below}/in/"}, "a.csv", "deep/b.csv"],
+        f"output/{start:%Y/%m/%d/%H}": [{"prefix": f"{below}/out/"}, "a.csv.out", "deep/b.csv.out"],
+    }
+    for key, value in cloud.environment.items():
+        monkeypatch.setenv(key, value)
+    assert monitor.main(["baseline", "--dataset", f"{tmp_path}/train.csv", "--output", f"{tmp_path}/b"]) == 0
+    environment = cloud.environment | {
+        "MONITOR_KIND": "data_quality",
+        "ENDPOINT_NAME": name,
+        "BATCH_CAPTURE_URI": f"{below}/captured",
+        "SCHEDULED_TIME": f"{start + timedelta(hours=1):%Y-%m-%dT%H:00:00Z}",
+    }
+    argv = ["run", "--baseline", f"{tmp_path}/b/data_quality", "--output", f"{tmp_path}/out"]
+    assert monitor.main(argv, environment) == 0
+    (path,) = tmp_path.rglob("summary.json")
+    summary = json.loads(path.read_text())
+    assert (summary["endpoint"], summary["records"], summary["status"]) == (name, 300, "clean")
+    assert summary["unreadable_reasons"] == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"DataCaptureConfig": {"DestinationS3Uri": "nowhere"}}, "not an S3 URI"),
+        ({"TransformOutput": {"S3OutputPath": "s3://b/o", "Accept": "image/png"}}, "CSV, JSON"),
+    ],
+)
+def test_capture_of_a_transform_job_that_aws_refuses(
+    cloud: Any, capturing: dict[str, Any], change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ClientError, match=words):
+        cloud.client("sagemaker").create_transform_job(
+            TransformJobName=cloud.name("refused"), **{**capturing, **change}
+        )

@@ -7,7 +7,9 @@ import io
 import json
 import re
 import tempfile
+import uuid
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +51,8 @@ class TransformJobs(JobBase):
                 "ValidationException", f'Could not find model "{self.models.arn(params["ModelName"])}".'
             )
         self.check_one_instance(params["TransformResources"]["InstanceCount"])
-        if params.get("DataCaptureConfig", {}).get("DestinationS3Uri"):
-            raise AwsError(
-                "NotImplemented", "DataCaptureConfig of transform jobs is not run in the local cloud", 501
-            )
+        if params.get("DataCaptureConfig"):
+            _check_capture(params)
         split = params["TransformInput"].get("SplitType", "None")
         if split not in ("None", "Line"):
             raise AwsError(
@@ -124,12 +124,38 @@ class TransformJobs(JobBase):
         s3 = self.s3_as(role, model.get("VpcConfig"))
         with tempfile.TemporaryDirectory(dir=run.folder) as folder:
             data.download(s3, source["S3Uri"], Path(folder), source["S3DataType"], role)
+            names = sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
             try:
                 server.start()
-                for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
-                    self._transform_file(record, server, s3, file, str(file.relative_to(folder)), run)
+                for name in names:
+                    self._transform_file(record, server, s3, Path(folder, name), name, run)
             finally:
                 server.stop()
+        if record.get("DataCaptureConfig"):
+            self._capture(record, s3, names)
+
+    @staticmethod
+    def _capture(record: Record, s3: Any, names: list[str]) -> None:
+        """Write manifests of what went in and came out, in the hour in which the job started.
+
+        https://docs.aws.amazon.com/sagemaker/latest/dg/model-monitor-data-capture-batch.html
+        It does not say what a manifest is called, so nothing may depend on it: here it is random.
+        """
+        config = record["DataCaptureConfig"]
+        prefix = record["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
+        bucket, start = data.split(prefix)
+        below: dict[str, list[str]] = {}  # names by the folder that they are below
+        for key in data.keys(s3, prefix):
+            name = data.relative(key, start)
+            if name in names:
+                below.setdefault(f"s3://{bucket}/{key.removesuffix(name)}", []).append(name)
+        out = data.join(record["TransformOutput"]["S3OutputPath"]) + "/"
+        sides = [("input", folder, found) for folder, found in below.items()]
+        sides.append(("output", out, [f"{name}.out" for name in names]))
+        for side, folder, found in sides:
+            place = data.join(config["DestinationS3Uri"], side, f"{record['TransformStartTime']:%Y/%m/%d/%H}")
+            manifest = json.dumps([{"prefix": folder}, *found]).encode()
+            data.put(s3, *data.split(f"{place}/{uuid.uuid4()}.jsonl"), manifest, config.get("KmsKeyId"))
 
     def _transform_file(
         self, record: Record, server: Server, s3: Any, file: Path, name: str, run: Run
@@ -170,6 +196,8 @@ class TransformJobs(JobBase):
         body = join.join(a.rstrip(b"\n") if join else a for a in answers) + (
             b"\n" if join and answers else b""
         )
+        if (record.get("DataCaptureConfig") or {}).get("GenerateInferenceId"):
+            body = _with_ids(body, record["TransformStartTime"], accept, name)
         bucket, key = data.split(data.join(wanted["S3OutputPath"], f"{name}.out"))
         data.put(s3, bucket, key, body, wanted.get("KmsKeyId"))
 
@@ -192,6 +220,40 @@ class TransformJobs(JobBase):
         self.state_event(
             "SageMaker Transform Job State Change", "DescribeTransformJob", record, record["TransformJobArn"]
         )
+
+
+def _check_capture(params: Record) -> None:
+    """Refuse capture that AWS refuses, or that is not run here."""
+    config, given = params["DataCaptureConfig"], params["TransformInput"]
+    if not config["DestinationS3Uri"].startswith("s3://"):
+        raise AwsError(
+            "ValidationException", f"DestinationS3Uri {config['DestinationS3Uri']} is not an S3 URI"
+        )
+    if given["DataSource"]["S3DataSource"]["S3DataType"] != "S3Prefix":
+        raise AwsError(
+            "NotImplemented", "DataCaptureConfig with another S3DataType than S3Prefix: the local cloud", 501
+        )
+    if not config.get("GenerateInferenceId"):
+        return
+    accept = params["TransformOutput"].get("Accept") or given.get("ContentType") or ""
+    if "csv" not in accept and "json" not in accept:  # the formats that the documentation names
+        raise AwsError("ValidationException", "GenerateInferenceId needs outputs in CSV, JSON or JSON Lines")
+
+
+def _with_ids(body: bytes, start: datetime, accept: str, name: str) -> bytes:
+    """Each record of an output with an inference id and the job's start at its end."""
+    stamp, lines = f"{start:%Y-%m-%dT%H:%M:%SZ}", []
+    for line in body.splitlines():
+        made = str(uuid.uuid4())
+        if "json" not in accept:
+            lines.append(line + f",{made},{stamp}".encode())
+            continue
+        record = json.loads(line)
+        if not isinstance(record, dict):
+            raise JobFailed(f"ClientError: {name}: an inference id cannot be added to {line[:100]!r}")
+        both = {"SageMakerInferenceId": made, "SageMakerInferenceTime": stamp}
+        lines.append(json.dumps({**record, **both}).encode())
+    return b"".join(line + b"\n" for line in lines)
 
 
 def _batches(lines: list[bytes], single: bool, limit: int) -> Iterator[list[bytes]]:
