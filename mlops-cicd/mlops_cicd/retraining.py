@@ -15,6 +15,8 @@ from .console import Fault, say
 
 FIRST_POLL, LAST_POLL = 1.0, 15.0  # seconds
 PATIENCE = 20.0  # seconds after which the log says what is waited for
+#: states of the workflow that start a training, with what they give back
+STARTS = {"Start": "PipelineExecutionArn", "StartWorkflow": "ExecutionArn"}
 #: parameters of the SageMaker pipeline that the workflow gives values to
 PARAMETERS = ("RetrainingReason", "InputDataUri")
 
@@ -29,7 +31,7 @@ def missing_parameters(definition: dict[str, Any]) -> list[str]:
     ]
 
 
-def ask(states: Any, machine: str, commit: str, build: str) -> str:
+def ask(states: Any, machine: str, commit: str, build: str, orchestrator: str = "pipelines") -> str:
     """Start an execution for a commit, or take up the one that is running for it; its ARN.
 
     The name is the commit's, so that a repeated call starts nothing twice. A commit that was built before is
@@ -42,6 +44,7 @@ def ask(states: Any, machine: str, commit: str, build: str) -> str:
             "id": name,
             "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "detail": f"commit {commit[:12] or 'unknown'}",
+            "orchestrator": orchestrator,
         }
         try:
             started = states.start_execution(stateMachineArn=machine, name=name, input=json.dumps(reason))
@@ -77,11 +80,11 @@ def pipeline_execution(
 
 
 def _started(states: Any, execution: str) -> str:
-    """What the first state Start of an execution gave back, "" before it has run."""
+    """The execution that the first state which starts one has started, "" before it has run."""
     pages = states.get_paginator("get_execution_history").paginate(executionArn=execution)
     for page in pages:
         for event in page["events"]:
             details = event.get("stateExitedEventDetails", {})
-            if event["type"] == "TaskStateExited" and details.get("name") == "Start":
-                return json.loads(details["output"]).get("PipelineExecutionArn", "")
+            if event["type"] == "TaskStateExited" and details.get("name") in STARTS:
+                return json.loads(details["output"]).get(STARTS[details["name"]], "")
     return ""

@@ -19,7 +19,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
-from . import retraining, sdk
+from . import retraining, sdk, step_functions
 from .config import load_config
 from .console import OK, Fault, say, script, write_env, write_json
 from .definition_lint import lint
@@ -168,10 +168,10 @@ def registered(steps: list[dict[str, Any]]) -> str | None:
     return None
 
 
-def define(options: argparse.Namespace, session: Any, project: Project, sagemaker: Any) -> str:
+def define(
+    options: argparse.Namespace, config: dict[str, Any], session: Any, project: Project, sagemaker: Any
+) -> str:
     """The project's pipeline definition, checked."""
-    config = load_config(options.project_dir / "mlops.yml")
-    project.check(config)
     monitor = upload_monitor(session.client("s3"), project.bucket_name, project.key_arn)
     settings = project.for_pipeline(config, read_images(options.images), options.commit, monitor)
     definition = sdk.load_definition(
@@ -208,15 +208,27 @@ def main(
     sagemaker, logs, states = (session.client(name) for name in ("sagemaker", "logs", "stepfunctions"))
     project = load_project(session.client("ssm"), options.project_id, session.region_name)
 
-    definition = define(options, session, project, sagemaker)
-    upsert(sagemaker, session.client("s3"), project, definition)
+    config = load_config(options.project_dir / "mlops.yml")
+    project.check(config)
+    definition = define(options, config, session, project, sagemaker)
+    orchestrator = config["training"].get("orchestrator", "pipelines")
+    if orchestrator == "step_functions":
+        step_functions.upsert(states, project, step_functions.translate(json.loads(definition), project.name))
+    else:
+        upsert(sagemaker, session.client("s3"), project, definition)
     started = clock()
     build = options.build[:8] or time.strftime("%Y%m%d%H%M%S", time.gmtime())
-    workflow = retraining.ask(states, project.retraining_state_machine_arn, options.commit, build)
+    workflow = retraining.ask(
+        states, project.retraining_state_machine_arn, options.commit, build, orchestrator
+    )
     say(f"retraining {workflow}")
     execution = retraining.pipeline_execution(states, workflow, sleep, clock)
     say(f"execution {execution}")
-    described, steps = follow(sagemaker, execution, sleep, clock)
+    if ":states:" in execution:
+        names = step_functions.step_names(json.loads(definition))
+        described, steps = step_functions.follow(states, execution, names, sleep, clock)
+    else:
+        described, steps = follow(sagemaker, execution, sleep, clock)
 
     status, model = described["PipelineExecutionStatus"], registered(steps)
     write_json(

@@ -124,6 +124,11 @@ class Project:
         return f"mlops-{self.project_id}"
 
     @property
+    def training_state_machine_arn(self) -> str:
+        """The state machine that a build makes of the pipeline, if mlops.yml wants one."""
+        return f"{self.retraining_state_machine_arn.rpartition(':')[0]}:{self.name}-training"
+
+    @property
     def tag_map(self) -> dict[str, str]:
         """The tags of everything that the project owns; isolation rests on them."""
         return {

@@ -281,6 +281,7 @@ def _project(
         "id": identifier,
         "workflow": workflow,
         "workflow_run": run,
+        "training_workflow": workflow.replace("retraining", "training"),
         "bucket": bucket,
         "file": _file(root, bucket, "data/matrix-read.csv"),
         "artifact": _file(root, bucket, f"mlops-{identifier}/Project/matrix"),

@@ -61,7 +61,11 @@ def on_event(
     project = f"mlops-{properties['ProjectId']}"
     for stage in STACKS:
         delete_stack(f"{project}-{stage}", client("cloudformation"), seconds_left, sleep)
-    stop_workflow(machine_arn(event["StackId"], f"{project}-retraining"), client("stepfunctions"))
+    states = client("stepfunctions")
+    stop_workflow(machine_arn(event["StackId"], f"{project}-retraining"), states)
+    training = machine_arn(event["StackId"], f"{project}-training")  # made by a build, if any
+    stop_workflow(training, states)
+    states.delete_state_machine(stateMachineArn=training)  # one that is not there is fine
     for suffix in PIPELINES:
         delete_pipeline(project + suffix, client("sagemaker"), seconds_left, sleep)
     return identity, {}
@@ -102,7 +106,7 @@ def machine_arn(stack: str, name: str) -> str:
 
 
 def stop_workflow(machine: str, states: Any) -> None:
-    """Stop what runs of a state machine; the stack deletes the machine itself."""
+    """Stop what runs of a state machine."""
     pages = states.get_paginator("list_executions")
     try:
         for page in pages.paginate(stateMachineArn=machine, statusFilter="RUNNING"):

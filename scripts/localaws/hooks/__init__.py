@@ -102,5 +102,6 @@ def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.T
     states.keep_the_clouds_time(cloud)
     states.assign_together()
     states.read_definitions()
+    states.refuse_definitions()
     states.keep_records(cloud)
     cloudformation.ask_for_stacks(cloud)  # last: it goes around what the others did to the handlers

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import json
+import re
 import threading
 import time as real_time
 from collections.abc import Callable
@@ -28,7 +29,6 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.stepfunctions:_invoke_resource",
         "ministack.services.stepfunctions:_state_machines",
         "ministack.services.stepfunctions:_ExecutionError",
-        "ministack.services.stepfunctions:_api_name_to_sfn_key",
     ),
     "state_waits": (
         "ministack.services.stepfunctions:_scaled_sleep",
@@ -140,8 +140,8 @@ def run_tasks_under_roles(cloud: Cloud) -> None:
             )
         except AwsError as error:
             raise failed("States.Permissions", error.message) from error
-        # an SDK integration names members as Java's second SDK does, an optimised one as the API does
-        names = stepfunctions._api_name_to_sfn_key if sdk else str
+        # an SDK integration names members as the SDK for Java does, an optimised one as the API does
+        names = sdk_name if sdk else str
         result = call(client, operation, arguments, prefix, unnamed, names)
         if len(json.dumps(result)) > MOST:
             why = f"The result of {resource} is longer than the {MOST} bytes that a state may carry."
@@ -149,6 +149,20 @@ def run_tasks_under_roles(cloud: Cloud) -> None:
         return result
 
     stepfunctions._execute_task, stepfunctions._invoke_resource = execute, invoke
+
+
+def sdk_name(member: str) -> str:
+    """An API's name of a member as the SDK for Java writes it, with a capital: SSEKMSKeyId is SsekmsKeyId.
+
+    Capitals at its beginning become one word; others stay (VolumeSizeInGB). That is ``Utils.unCapitalize`` of
+    the code generator in github.com/aws/aws-sdk-java-v2.
+    """
+    word = re.match(r"[A-Z]+(?![a-z])|[A-Z]", member)
+    return (
+        member[0].upper() + word[0][1:].lower() + member[word.end() :]
+        if word
+        else member[0].upper() + member[1:]
+    )
 
 
 def call(client: Any, operation: str, arguments: Any, prefix: str, unnamed: str, names: Names = str) -> Any:
@@ -299,22 +313,29 @@ def read_definitions() -> None:
     provisioners._sfn_definition = definition
 
 
+def refuse_definitions() -> None:
+    """Refuse what Step Functions refuses when a machine is made or changed, not only broken expressions."""
+    from ministack.services import stepfunctions
+
+    original = stepfunctions._validate_definition_jsonata
+
+    def validate(text: Any) -> str | None:
+        try:
+            definition = json.loads(text)
+        except (TypeError, ValueError) as error:
+            return f"INVALID_JSON_DESCRIPTION: {error}"
+        found = asl.problems(definition)
+        return f"SCHEMA_VALIDATION_FAILED: {'; '.join(found)}" if found else original(text)
+
+    stepfunctions._validate_definition_jsonata = validate
+
+
 def refused(properties: dict[str, Any]) -> str:
     """Why Step Functions refuses a template's definition; "" when it does not."""
     from ministack.services import stepfunctions
     from ministack.services.cloudformation import provisioners
 
-    return why_refused(provisioners._sfn_definition(properties), stepfunctions._validate_definition_jsonata)
-
-
-def why_refused(text: str, expressions: Any) -> str:
-    """Why Step Functions refuses a definition; "" when it does not."""
-    try:
-        definition = json.loads(text)
-    except ValueError as error:
-        return f"INVALID_JSON_DESCRIPTION: {error}"
-    found = asl.problems(definition)
-    return f"SCHEMA_VALIDATION_FAILED: {'; '.join(found)}" if found else expressions(text) or ""
+    return stepfunctions._validate_definition_jsonata(provisioners._sfn_definition(properties)) or ""
 
 
 def keep_records(cloud: Cloud) -> None:

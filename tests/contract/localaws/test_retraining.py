@@ -196,7 +196,7 @@ class Project:
     def start(self, kind: str, id: str = "", **more: str) -> str:
         """Start an execution by hand; its ARN."""
         reason = {"kind": kind, "id": id or uuid.uuid4().hex, "time": "2026-11-21T10:00:00Z", "detail": kind}
-        name = {"name": id} if kind == "code" else {}
+        name = {"name": f"{id}-{uuid.uuid4().hex[:6]}"} if kind == "code" else {}
         return self.states.start_execution(
             stateMachineArn=self.machine, input=json.dumps({**reason, **more}), **name
         )["executionArn"]
@@ -521,6 +521,40 @@ def test_new_data_is_trained_on_until_code_is_built(cloud, project: Project):
 
     assert trained_on(project.start("code", "commit-222222222222")) == "s3://mlops-yml/data.csv"
     assert trained_on(project.start("person")) == "s3://mlops-yml/data.csv"
+
+
+def test_a_build_may_have_step_functions_drive_the_training(cloud, project: Project):
+    """Whoever the last build says drives the training, also when drift or a person asks for it."""
+    version = f"arn:aws:sagemaker:{cloud.region}:{cloud.account}:model-package/{project.name}/77"
+    end = {"Type": "Succeed", "Output": {"model_package_arn": version, "given": "{% $states.input %}"}}
+    definition = {"QueryLanguage": "JSONata", "StartAt": "End", "States": {"End": end}}
+    early = project.ended(project.start("code", "commit-333333333333", orchestrator="step_functions"))
+    assert early["output"]["result"] == "no pipeline", "the machine is not there yet"
+    training = project.states.create_state_machine(
+        name=f"{project.name}-training", definition=json.dumps(definition), roleArn=cloud.role("states")
+    )["stateMachineArn"]
+    build = project.ended(project.start("code", "commit-444444444444", orchestrator="step_functions"))
+    assert (
+        build["output"]["model_package_arn"] == version
+        and ":execution:" in build["output"]["pipeline_execution_arn"]
+    )
+    asked = project.ended(project.start("person", data_uri="s3://b/new.csv"))
+    assert asked["output"]["model_package_arn"] == version
+    (_, (run, _)) = (project.mails(), project.states.list_executions(stateMachineArn=training)["executions"])
+    given = json.loads(project.states.describe_execution(executionArn=run["executionArn"])["input"])
+    assert given == {
+        "parameters": {"RetrainingReason": "person:1 - person", "InputDataUri": "s3://b/new.csv"}
+    }
+    assert project.mails()[-1]["subject"] == "Project churn: retraining made model version 77"
+    assert project.runs() == [], "SageMaker Pipelines had no part in it"
+
+    stop = {"StartAt": "No", "States": {"No": {"Type": "Fail", "Error": "FailStep", "Cause": "auc is 0.6"}}}
+    project.states.update_state_machine(stateMachineArn=training, definition=json.dumps(stop))
+    failed = project.ended(project.start("person"))
+    assert failed["error"] == "NotTrained" and "auc is 0.6" in failed["cause"]
+    back = project.ended(project.start("code", "commit-555555555555"))
+    assert ":pipeline/" in back["output"]["pipeline_execution_arn"], "the next build says SageMaker Pipelines"
+    assert not project.locked()
 
 
 def test_the_name_of_a_file_is_only_a_name(cloud, project: Project):

@@ -169,6 +169,9 @@ def test_hook_state_definitions(cloud):
         )
     with pytest.raises(AssertionError, match="INVALID_JSONATA_EXPRESSION"):
         cloud.stack(machine(cloud, YAML.replace('" world"', '" world'), role))
+    broken = {"name": "x", "definition": '{"StartAt": "Go", "States": {}}', "roleArn": role}
+    with pytest.raises(client.exceptions.InvalidDefinition, match="SCHEMA_VALIDATION_FAILED"):
+        client.create_state_machine(**broken)
     untrusted = role_of(cloud, trust={**TRUST, "Principal": {"Service": "lambda.amazonaws.com"}})
     with pytest.raises(AssertionError, match="authorized to assume the provided role"):
         cloud.stack(machine(cloud, YAML, untrusted))

@@ -303,7 +303,12 @@ def test_a_good_run_ends_with_the_model_version(
     assert (asked["stateMachineArn"], asked["name"]) == (MACHINE, "commit-cccccccccccc")
     reason = json.loads(asked["input"])
     assert datetime.strptime(reason.pop("time"), "%Y-%m-%dT%H:%M:%SZ")
-    assert reason == {"kind": "code", "id": "commit-cccccccccccc", "detail": "commit cccccccccccc"}
+    assert reason == {
+        "kind": "code",
+        "id": "commit-cccccccccccc",
+        "detail": "commit cccccccccccc",
+        "orchestrator": "pipelines",
+    }
     assert {"Key": "sagemaker:project-id", "Value": PROJECT_ID} in sagemaker.created["Tags"]
     text = capsys.readouterr().out
     assert "Prepare: Executing" in text

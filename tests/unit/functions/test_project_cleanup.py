@@ -36,16 +36,19 @@ def no_pipelines(sagemaker: Any) -> None:
 
 
 MACHINE = "arn:aws:states:us-east-1:123456789012:stateMachine:mlops-p-abc-retraining"
+TRAINING = MACHINE.replace("retraining", "training")
 
 
 def no_workflow(states: Any) -> None:
-    states.fail(
-        "list_executions",
-        "StateMachineDoesNotExist",
-        f"State Machine Does Not Exist: '{MACHINE}'",
-        stateMachineArn=MACHINE,
-        statusFilter="RUNNING",
-    )
+    for machine in (MACHINE, TRAINING):
+        states.fail(
+            "list_executions",
+            "StateMachineDoesNotExist",
+            f"State Machine Does Not Exist: '{machine}'",
+            stateMachineArn=machine,
+            statusFilter="RUNNING",
+        )
+    states.expect("delete_state_machine", {}, stateMachineArn=TRAINING)
 
 
 def test_create_does_nothing(load: Callable, event: Callable) -> None:
