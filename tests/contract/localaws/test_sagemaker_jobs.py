@@ -357,7 +357,8 @@ class Handler(BaseHTTPRequestHandler):
         rows = self.rfile.read(int(self.headers["Content-Length"])).decode().split()
         self.send_response(400 if "bad" in rows else 200); self.end_headers()
         sums = [sum(map(float, row.split(","))) for row in rows if row != "bad"]
-        self.wfile.write("".join(f"{s}\\n" for s in sums).encode())
+        form = '{{"sum": {}}}\\n' if "json" in (self.headers["Accept"] or "") else "{}\\n"
+        self.wfile.write("".join(form.format(s) for s in sums).encode())
 ThreadingHTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
 """
 
@@ -459,10 +460,29 @@ def test_a_captured_transform_job_is_monitored(
     assert summary["unreadable_reasons"] == {}
 
 
+def test_inference_ids_in_json(cloud: Any, world: dict[str, Any], capturing: dict[str, Any]) -> None:
+    name = cloud.name("ids")
+    place = f"s3://{world['bucket']}/{name}"
+    cloud.client("s3").put_object(Bucket=world["bucket"], Key=f"{name}/rows.csv", Body=b"1,2\n3,4\n")
+    given = {"DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"{place}/rows.csv"}}}
+    request = capturing | {
+        "TransformInput": capturing["TransformInput"] | given,
+        "TransformOutput": {"S3OutputPath": f"{place}/out", "Accept": "application/jsonlines"},
+    }
+    cloud.client("sagemaker").create_transform_job(TransformJobName=name, **request)
+    done = ended(cloud, "transform", name)
+    assert done["TransformJobStatus"] == "Completed"
+    answers = [json.loads(line) for line in body(cloud, f"{place}/out/rows.csv.out").splitlines()]
+    assert [answer["sum"] for answer in answers] == [3.0, 7.0]
+    assert len({uuid.UUID(answer["SageMakerInferenceId"]) for answer in answers}) == 2
+    start = done["TransformStartTime"].astimezone(UTC)
+    assert {answer["SageMakerInferenceTime"] for answer in answers} == {f"{start:%Y-%m-%dT%H:%M:%SZ}"}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"DataCaptureConfig": {"DestinationS3Uri": "nowhere"}}, "not an S3 URI"),
+        ({"DataCaptureConfig": {"DestinationS3Uri": "https://example.com/x"}}, "not an S3 URI"),
         ({"TransformOutput": {"S3OutputPath": "s3://b/o", "Accept": "image/png"}}, "CSV, JSON"),
     ],
 )
