@@ -131,6 +131,8 @@ class Settings:
             )
         if self.batch_join_source not in JOIN_SOURCES:
             raise MonitorError(f"BATCH_JOIN_SOURCE is {self.batch_join_source!r}: it must be None or Input")
+        if self.joined and not self.batch:
+            raise MonitorError("BATCH_JOIN_SOURCE is Input, but only batch jobs join")
         given = bool(self.batch_input or self.batch_input_uri)
         needed = self.batch and not self.joined and not self.batch_capture_uri
         if needed and not given:

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from moto import mock_aws
 
-from monitor import batch, capture, cli, formats, shards
+from monitor import batch, capture, cli, formats, model_quality, shards
 from monitor.intake import Intake
 from monitor.lines import Wanted
 from monitor.settings import Settings
@@ -195,6 +195,63 @@ def test_several_instances_give_what_one_gives(s3: Any, baseline: Path, tmp_path
         k: v for k, v in three.summary.items() if k not in differs
     }
     assert one.quarantine == three.quarantine
+
+
+def quality_baseline(folder: Path) -> Path:
+    """Model quality of a model that is right nine times in ten."""
+    rng = np.random.default_rng(1)
+    truth, score = classes(rng, 2000, 0.9)
+    options = {"problem_type": "BinaryClassification", "positive_class": "bad", "negative_class": "good"}
+    tally = model_quality.tally_of(options)
+    labels = pl.Series([None] * 2000, dtype=pl.String)
+    tally.add(pl.DataFrame({"_score": score, "_label": labels, "_truth": truth}), options)
+    problem = options["problem_type"]
+    _, values = model_quality.statistics_of(tally, problem)
+    constraints = model_quality.suggest_constraints(values, tally.judged, problem, model_quality.TOLERANCE)
+    options |= {"features": ["x", "y"], "baseline": {"values": values, "spreads": tally.spreads()}}
+    return write(folder, {"constraints.json": json.dumps(constraints), "options.json": json.dumps(options)})
+
+
+def classes(rng: np.random.Generator, count: int, right: float) -> tuple[list[str], list[float]]:
+    """Classes and scores, of which so many are right."""
+    bad = rng.random(count) < 0.4
+    answered = np.where(rng.random(count) < right, bad, ~bad)
+    score = np.where(answered, 0.8, 0.2) + rng.uniform(-0.1, 0.1, count)
+    return ["bad" if one else "good" for one in bad], [float(one) for one in score.round(6)]
+
+
+@pytest.mark.parametrize(("right", "status"), [(0.9, "clean"), (0.6, "violations")])
+@pytest.mark.parametrize("ids", [True, False])
+def test_model_quality_of_a_captured_job(
+    s3: Any, tmp_path: Path, right: float, status: str, ids: bool
+) -> None:
+    rng = np.random.default_rng(2)
+    inputs, outputs, truths = {}, {}, []
+    for number in range(6):
+        truth, score = classes(rng, 200, right)
+        name = f"{number}.csv"
+        inputs[name] = "".join(f"{n},p\n" for n in range(200))
+        names = [str(uuid.UUID(bytes=rng.bytes(16))) if ids else f"{name}#{n + 1}" for n in range(200)]
+        tails = [f",{one},{START}" if ids else "" for one in names]
+        outputs[f"{name}.out"] = "".join(f"{a}{b}\n" for a, b in zip(score, tails, strict=True))
+        truths += [
+            {"groundTruthData": {"data": one, "encoding": "CSV"}, "eventMetadata": {"eventId": event}}
+            for one, event in zip(truth, names, strict=True)
+        ]
+    captured_job(s3, inputs, outputs)
+    put(s3, f"{TRUTH}/{HOUR}", {"t.jsonl": "".join(json.dumps(one) + "\n" for one in truths[:-1])})
+    baseline = quality_baseline(tmp_path / "baseline")
+    env = s3_environment(BATCH_CAPTURE_URI=f"s3://{BUCKET}/captured", MONITOR_KIND="model_quality")
+    found = []
+    for hosts in (1, 3):
+        assert run_on(hosts, ["--baseline", str(baseline)], tmp_path / str(hosts), env) == [0] * hosts
+        found.append(Report(tmp_path / str(hosts) / "out-0/model-quality/2026/03/04/12"))
+    one, three = found
+    assert one.summary["status"] == status
+    assert one.summary["records"] == 6 * 200 - 1
+    assert one.summary["excluded_reasons"] == {"no_ground_truth": 1}
+    assert close(one.statistics, three.statistics)
+    assert close(one.constraint_violations, three.constraint_violations)
 
 
 # ------------------------------------------------------------ lines
@@ -442,6 +499,7 @@ def test_ground_truth_joins_on_the_id_or_on_the_line(s3: Any) -> None:
         ({"BATCH_CAPTURE_URI": "s3://b/c", "BATCH_INPUT_URI": "s3://b/i"}, "another one"),
         ({"CAPTURE_URI": "s3://b/c", "BATCH_INPUT_URI": "s3://b/i"}, "another one"),
         ({"BATCH_OUTPUT_URI": "s3://b/o", "BATCH_JOIN_SOURCE": "yes"}, "BATCH_JOIN_SOURCE is 'yes'"),
+        ({"CAPTURE_URI": "s3://b/c", "BATCH_JOIN_SOURCE": "Input"}, "only batch jobs join"),
         ({"BATCH_CAPTURE_URI": "b/c"}, "s3://bucket/prefix"),
     ],
 )
