@@ -61,11 +61,8 @@ def on_event(
     project = f"mlops-{properties['ProjectId']}"
     for stage in STACKS:
         delete_stack(f"{project}-{stage}", client("cloudformation"), seconds_left, sleep)
-    states = client("stepfunctions")
-    stop_workflow(machine_arn(event["StackId"], f"{project}-retraining"), states)
-    training = machine_arn(event["StackId"], f"{project}-training")  # made by a build, if any
-    stop_workflow(training, states)
-    states.delete_state_machine(stateMachineArn=training)  # one that is not there is fine
+    stop_workflow(machine_arn(event["StackId"], f"{project}-retraining"), client("stepfunctions"))
+    delete_workflow(machine_arn(event["StackId"], f"{project}-training"), client("stepfunctions"))
     for suffix in PIPELINES:
         delete_pipeline(project + suffix, client("sagemaker"), seconds_left, sleep)
     return identity, {}
@@ -119,6 +116,15 @@ def stop_workflow(machine: str, states: Any) -> None:
         _pass_if_gone(error, machine)
 
 
+def delete_workflow(machine: str, states: Any) -> None:
+    """Delete a state machine that a build has made; one that is not there is fine."""
+    stop_workflow(machine, states)
+    try:
+        states.delete_state_machine(stateMachineArn=machine)
+    except ClientError as error:
+        _pass_if_gone(error, machine)
+
+
 def delete_pipeline(
     name: str, sagemaker: Any, seconds_left: Callable[[], float], sleep: Callable[[float], None]
 ) -> None:
@@ -154,7 +160,7 @@ def _rest(what: str, seconds_left: Callable[[], float], sleep: Callable[[float],
 def _pass_if_gone(error: ClientError, name: str) -> None:
     detail = error.response["Error"]
     if detail["Code"] not in GONE or not (
-        "exist" in detail["Message"].lower() or "NotFound" in detail["Code"]
+        "exist" in detail["Message"].lower() or "Not" in detail["Code"]
     ):
         raise error
     logger.info("%s is gone already", name)

@@ -48,7 +48,7 @@ def no_workflow(states: Any) -> None:
             stateMachineArn=machine,
             statusFilter="RUNNING",
         )
-    states.expect("delete_state_machine", {}, stateMachineArn=TRAINING)
+    states.fail("delete_state_machine", "StateMachineDoesNotExist", "not found", stateMachineArn=TRAINING)
 
 
 def test_create_does_nothing(load: Callable, event: Callable) -> None:
