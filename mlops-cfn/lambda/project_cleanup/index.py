@@ -159,9 +159,7 @@ def _rest(what: str, seconds_left: Callable[[], float], sleep: Callable[[float],
 
 def _pass_if_gone(error: ClientError, name: str) -> None:
     detail = error.response["Error"]
-    if detail["Code"] not in GONE or not (
-        "exist" in detail["Message"].lower() or "Not" in detail["Code"]
-    ):
+    if detail["Code"] not in GONE or not ("exist" in detail["Message"].lower() or "Not" in detail["Code"]):
         raise error
     logger.info("%s is gone already", name)
 
