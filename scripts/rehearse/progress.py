@@ -183,7 +183,7 @@ def verdict(result: dict[str, Any]) -> list[str]:
     lines = []
     for letter, case in result["use_cases"].items():
         lines.append(f"{'✔' if case['passed'] else '✘'} {letter}  {case['title']}  {case['seconds']:.1f} s")
-    for table in result["facts"].get("tables", []):
+    for table in result.get("facts", {}).get("tables", []):
         lines += ["", table["title"], *columns(table["head"], table["rows"]), table["lead"]]
     if failure := result.get("failure"):
         lines += [
