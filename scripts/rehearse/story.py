@@ -475,15 +475,16 @@ def push_change(
     return git("rev-parse", "HEAD")
 
 
-def train(r: Rehearsal, made: Project, clone: Path) -> dict[str, Any]:
-    """Use case E: a merge into main becomes a model version."""
+def train(r: Rehearsal, made: Project, clone: Path, more: dict[str, str] | None = None) -> dict[str, Any]:
+    """Use case E: a merge into main becomes a model version. ``more`` are other files of the commit."""
     with r.use_case("E", "train"):
         with r.step("branch, commit, merge into main, push") as step:
             text = (clone / "mlops.yml").read_text()
             readme = clone / "README.md"
             changed = {
                 "README.md": readme.read_text()
-                + "\nExperiment of the rehearsal: the defaults, trained by a merge.\n"
+                + "\nExperiment of the rehearsal: the defaults, trained by a merge.\n",
+                **(more or {}),
             }
             r.check("version: 1" in text, "mlops.yml of the project has no `version: 1`")
             commit = push_change(r, made, clone, "first-model", "Note the first experiment", changed)

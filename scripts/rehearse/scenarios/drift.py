@@ -7,6 +7,7 @@ from rehearse.engine import Rehearsal
 
 #: how often each hour is made anew for the table of rates
 SEEDS = 20
+OFF, ON = "simulated_traffic: false", "simulated_traffic: true"
 
 
 def run(r: Rehearsal) -> None:
@@ -14,7 +15,9 @@ def run(r: Rehearsal) -> None:
     story.deploy_infrastructure(r, with_pipeline=False)
     project = story.project(r)
     clone = story.clone_repository(r, project)
-    version = story.train(r, project, clone)
+    settings = (clone / "mlops.yml").read_text()
+    r.check(OFF in settings, f"mlops.yml of the project has no {OFF!r}")
+    version = story.train(r, project, clone, {"mlops.yml": settings.replace(OFF, ON)})
     story.roll_out(r, project, version)
     source = monitoring.traffic_of(r, project)
     with r.use_case("G", "monitor, tell and retrain"):
