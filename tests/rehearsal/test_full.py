@@ -102,6 +102,11 @@ def test_the_report_is_one_file_that_loads_nothing(result: dict[str, Any]) -> No
         assert item["area"] in page
 
 
+def place(step: str) -> str:
+    """Where a step stands in the story: the first build begins with the repository and runs beside B to E."""
+    return "B to E" if step[0] in "BCDE" else step[0]
+
+
 def test_each_statement_of_the_list_is_missed_when_it_is_gone(result: dict[str, Any]) -> None:
     """Sixty statements, decided again one at a time: the named step would be denied the named action."""
     rows = yaml.safe_load(statements.LIST.read_text())
@@ -111,7 +116,7 @@ def test_each_statement_of_the_list_is_missed_when_it_is_gone(result: dict[str, 
         row
         for row in rows
         if row["action"] not in needed.get(row["statement"], {}).get("actions", [])
-        or row["step"][0] != needed[row["statement"]]["step"][0]  # pipelines run beside the steps of a case
+        or place(row["step"]) != place(needed[row["statement"]]["step"])
     ]
     assert wrong == []
 
