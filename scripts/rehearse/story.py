@@ -590,11 +590,16 @@ def approve_version(r: Rehearsal, made: Project, package_arn: str) -> str:
     """Approve in the registry under the Data Scientist's role; returns the deploy execution that it
     started.
     """
+    return decide_version(r, made, package_arn, "Approved", "metrics are good")
+
+
+def decide_version(r: Rehearsal, made: Project, package_arn: str, status: str, reason: str) -> str:
+    """Approve or reject in the registry; returns the deploy execution that it started."""
     role = person(r, made)
     codepipeline = role.client("codepipeline")
     pipeline = made.settings["deploy-pipeline-name"]
     before = {run["pipelineExecutionId"] for run in account.executions(codepipeline, pipeline)}
-    approve.decide(role.client("sagemaker"), package_arn, "Approved", "metrics are good")
+    approve.decide(role.client("sagemaker"), package_arn, status, reason)
 
     def started() -> str | None:
         new = [
@@ -604,7 +609,7 @@ def approve_version(r: Rehearsal, made: Project, package_arn: str) -> str:
         ]
         return new[0] if new else None
 
-    return r.wait(f"{pipeline} to start after the approval", started, timeout=60)
+    return r.wait(f"{pipeline} to start after the decision {status}", started, timeout=60)
 
 
 def roll_out(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
