@@ -1,13 +1,16 @@
 """Judge the model on the test rows (processing container, step Evaluate).
 
 Writes evaluation.json in the format of SageMaker Model Monitor's model quality statistics, so that the model
-registry shows the metrics and the pipeline's condition can read them.
+registry shows the metrics and the pipeline's condition can read them; and beside it golden.json, some test
+rows with the scores of this very code: an endpoint of the model must give the same.
 
 On a laptop:  python src/evaluate.py --model build/model --test build/data/test --output build/evaluation
 """
 
 import argparse
+import importlib.metadata
 import json
+import platform
 import sys
 import tarfile
 import tempfile
@@ -18,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from inference import METADATA_FILE, ModelError, load_model, probabilities
+from inference import METADATA_FILE, Model, ModelError, load_model, probabilities
 from sklearn.metrics import (
     accuracy_score,
     confusion_matrix,
@@ -34,6 +37,10 @@ DECISION_THRESHOLD = 0.5
 # Model Monitor gives a spread from five draws of 80 %, and only where there are enough rows for it.
 DRAWS, DRAW_FRACTION, ROWS_FOR_SPREAD = 5, 0.8, 200
 CURVE_POINTS = 101
+# Rows of golden.json: as many as cover the features, but not more than one small request takes; below FEWEST
+# it is filled up with rows from the lowest to the highest score.
+FEWEST, MOST = 48, 150
+PACKAGES = ("numpy", "pandas", "scikit-learn", "skops")
 
 
 class EvaluationError(ValueError):
@@ -125,6 +132,60 @@ def rows_of(result: dict[str, Any], moment: datetime) -> list[dict[str, Any]]:
     ]
 
 
+def golden(frame: pd.DataFrame, model: Model, scores: np.ndarray) -> dict[str, Any]:
+    """Return golden.json: rows that say much about the model, with the score of each.
+
+    They hold every category and the ends of every number that the test rows have, and, for each feature, a
+    row in which it is missing. Nothing is drawn by chance, so the same model gives the same file.
+    """
+    chosen: dict[int, str] = {}
+    for name, kind in ((one["name"], one["kind"]) for one in model.metadata["features"]):
+        column = frame[name].dropna()
+        if kind == "number":
+            wanted = {"smallest": column.idxmin(), "largest": column.idxmax()} if len(column) else {}
+        else:
+            wanted = {str(value): place for value, place in zip(column, column.index, strict=True)}
+        for what, place in wanted.items():
+            here = frame[name] == frame[name][place]
+            if not any(here[row] for row in chosen):
+                chosen[int(place)] = f"{name}: {what}"
+    order = np.argsort(scores, kind="stable")
+    for place in order[np.linspace(0, len(order) - 1, min(FEWEST, len(order))).astype(int)]:
+        if len(chosen) < FEWEST:
+            chosen.setdefault(int(place), "fills up")
+    rows = frame.iloc[list(chosen)][: MOST - len(model.features)]
+    reasons = list(chosen.values())[: len(rows)]
+    emptied = pd.concat([rows.iloc[[0]]] * len(model.features), ignore_index=True).astype(object)
+    for number, name in enumerate(model.features):
+        emptied.loc[number, name] = np.nan
+    emptied = emptied.astype(frame.dtypes.to_dict())
+    everything = pd.concat([rows, emptied], ignore_index=True)[model.features]
+    reasons += [f"{name}: missing" for name in model.features]
+    found = probabilities(everything, model)
+    return {
+        "version": 1,
+        "features": [{"name": one["name"], "kind": one["kind"]} for one in model.metadata["features"]],
+        "target": model.metadata["target"],
+        "positive_class": model.metadata["positive_class"],
+        "content_types": ["text/csv", "application/json"],
+        "packages": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "rows": [
+            {"values": [_plain(value) for value in row], "score": score, "why": why}
+            for row, score, why in zip(everything.to_numpy(dtype=object), found, reasons, strict=True)
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    # JSON's null is a missing value; a whole number is sent as one, as the rows of the data set are.
+    if pd.isna(value):
+        return None
+    if isinstance(value, str):
+        return value
+    return int(value) if float(value).is_integer() else float(value)
+
+
 def model_folder(path: Path, scratch: Path) -> Path:
     """Return the folder of the model: path itself, or what model.tar.gz in it unpacks to."""
     archive = path / "model.tar.gz" if path.is_dir() else path
@@ -141,7 +202,7 @@ def model_folder(path: Path, scratch: Path) -> Path:
 
 
 def run(model_path: Path, test_dir: Path, output: Path) -> dict[str, Any]:
-    """Score the test rows, write evaluation.json, and return its content."""
+    """Score the test rows, write evaluation.json and golden.json, and return the evaluation."""
     with tempfile.TemporaryDirectory() as scratch:
         model = load_model(model_folder(model_path, Path(scratch)))
     files = sorted(test_dir.glob("*.csv"))
@@ -155,9 +216,11 @@ def run(model_path: Path, test_dir: Path, output: Path) -> dict[str, Any]:
     truth = (frame[model.metadata["target"]].astype(str) == model.metadata["positive_class"]).to_numpy(
         dtype=int
     )
-    result = report(truth, np.array(probabilities(frame, model)))
+    scores = np.array(probabilities(frame, model))
+    result = report(truth, scores)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    for name, content in (("evaluation", result), ("golden", golden(frame, model, scores))):
+        (output / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return result
 
 

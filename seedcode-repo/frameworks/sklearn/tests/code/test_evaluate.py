@@ -5,7 +5,9 @@ import tarfile
 from pathlib import Path
 
 import evaluate
+import inference
 import numpy as np
+import pandas as pd
 import pytest
 
 TRUTH = np.array([0, 0, 0, 1, 1])
@@ -72,3 +74,34 @@ def test_the_metrics_are_rows_of_a_table_too(model_dir: Path, parts: Path, tmp_p
 def test_a_folder_without_a_model_is_named(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     assert evaluate.main([f"--model={tmp_path}", f"--test={parts / 'test'}", f"--output={tmp_path}"]) == 1
     assert "neither model.tar.gz nor metadata.json" in capsys.readouterr().err
+
+
+def test_the_golden_rows_cover_every_category_the_ends_and_missing_values(
+    model_dir: Path, parts: Path, tmp_path: Path
+):
+    evaluate.run(model_dir, parts / "test", tmp_path)
+    golden = json.loads((tmp_path / "golden.json").read_text())
+    rows = [row["values"] for row in golden["rows"]]
+    assert evaluate.FEWEST <= len(rows) <= evaluate.MOST
+    test_rows = pd.read_csv(parts / "test" / "test.csv", keep_default_na=False, na_values=[""])
+    for place, feature in enumerate(golden["features"]):
+        found, there = {row[place] for row in rows}, test_rows[feature["name"]].dropna()
+        assert None in found, f"no row without {feature['name']}"
+        wanted = {there.min(), there.max()} if feature["kind"] == "number" else set(there)
+        assert wanted <= found, f"{feature['name']} lacks {wanted - found}"
+    assert len({row["score"] for row in golden["rows"]}) > 10
+
+
+def test_the_golden_scores_are_those_of_a_request(model_dir: Path, parts: Path, tmp_path: Path):
+    evaluate.run(model_dir, parts / "test", tmp_path)
+    golden = json.loads((tmp_path / "golden.json").read_text())
+    model = inference.load_model(model_dir)
+    texts = [["" if value is None else str(value) for value in row["values"]] for row in golden["rows"]]
+    again = inference.probabilities(inference.to_frame(texts, model), model)
+    assert again == pytest.approx([row["score"] for row in golden["rows"]], abs=1e-9)
+
+
+def test_the_same_model_has_the_same_golden_rows(model_dir: Path, parts: Path, tmp_path: Path):
+    for name in ("one", "two"):
+        evaluate.run(model_dir, parts / "test", tmp_path / name)
+    assert (tmp_path / "one/golden.json").read_bytes() == (tmp_path / "two/golden.json").read_bytes()
