@@ -14,8 +14,8 @@ import yaml
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import ValidationError
 
+from . import deployment, monitoring
 from .console import Fault, is_hidden, quoted
-from .monitoring import contradictions
 
 SCHEMA = Path(__file__).parents[1] / "schema" / "mlops.schema.json"
 KeyPath = tuple[str | int, ...]
@@ -39,7 +39,7 @@ REFUSED = {
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """The validated configuration; every mistake in it is named in the fault."""
+    """The validated configuration with its defaults; every mistake in it is named in the fault."""
     if not path.is_file():
         raise Fault(
             f"{path.name} is missing in {path.parent}: a project has it at the root of its repository"
@@ -48,7 +48,23 @@ def load_config(path: Path) -> dict[str, Any]:
     problems = check(text, path.name)
     if problems:
         raise Fault("\n  ".join([f"{path.name} has {len(problems)} mistake(s)", *problems]))
-    return yaml.safe_load(text)
+    return with_defaults(yaml.safe_load(text), schema())
+
+
+def schema() -> dict[str, Any]:
+    """The schema; the only place that has defaults."""
+    return json.loads(SCHEMA.read_text(encoding="utf-8"))
+
+
+def with_defaults(value: Any, node: dict[str, Any], root: dict[str, Any] | None = None) -> Any:
+    """The value, and what the schema says of the keys that it does not have."""
+    root = root or node
+    node = root["definitions"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+    if not isinstance(value, dict):
+        return value
+    children = node.get("properties", {})
+    missing = {key: one["default"] for key, one in children.items() if "default" in one and key not in value}
+    return {key: with_defaults(one, children.get(key, {}), root) for key, one in (value | missing).items()}
 
 
 def read(path: Path) -> str:
@@ -120,15 +136,22 @@ def check(text: str, name: str = "mlops.yml") -> list[str]:
         return [f"{name} line 1: a mapping of keys to values is expected, the file holds {describe(content)}"]
     lines: dict[KeyPath, int] = {}
     problems = [f"{name} line {line}: {text}" for line, text in index_lines(root, (), lines)]
-    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     errors = sorted(
-        Draft7Validator(schema).iter_errors(content), key=lambda error: list(map(str, error.path))
+        Draft7Validator(schema()).iter_errors(content), key=lambda error: list(map(str, error.path))
     )
     found = [(line_of(error, lines), explain(error)) for error in errors]
     found += [(lines.get(path, 1), sentence) for path, sentence in odd_values(content, ())]
     if not found:  # what the rules compare is of the right type then
-        found = [(lines.get(path, 1), sentence) for path, sentence in contradictions(content)]
+        full, rules = with_defaults(content, schema()), (monitoring.contradictions, deployment.contradictions)
+        found = [(nearest(path, lines), sentence) for rule in rules for path, sentence in rule(full)]
     return problems + [f"{name} line {line}: {sentence}" for line, sentence in sorted(found)]
+
+
+def nearest(path: KeyPath, lines: dict[KeyPath, int]) -> int:
+    """The line of a key, or of the block that a default of it would stand in."""
+    while path not in lines:
+        path = path[:-1]
+    return lines[path]
 
 
 def index_lines(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int]) -> Iterator[tuple[int, str]]:

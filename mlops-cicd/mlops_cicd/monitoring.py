@@ -22,7 +22,7 @@ def enabled_kinds(config: dict[str, Any]) -> list[str]:
 def contradictions(config: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """Settings that are right one by one and wrong together: the key's path, and a sentence."""
     monitoring, kinds = config["monitoring"], enabled_kinds(config)
-    if not kinds:
+    if not kinds and config["deployment"]["endpoint"] == "instances":  # of the others nothing is captured
         yield (
             ("monitoring",),
             f"monitoring has no kind that is enabled; allowed: at least one of {', '.join(KINDS)}",

@@ -41,9 +41,24 @@ def test_the_shipped_configuration_is_valid(composed: dict[str, bytes]) -> None:
 
 def test_the_shipped_configuration_shows_every_key(composed: dict[str, bytes]) -> None:
     """A key that the file does not show is a key that a Data Scientist does not know."""
-    shipped = set(leaves(yaml.safe_load(composed["mlops.yml"])))
+    shipped = set(leaves(yaml.safe_load(uncommented(composed["mlops.yml"].decode()))))
     hidden = {path for path in schema_leaves(SCHEMA) if path not in shipped}
     assert hidden <= {"processing.max_runtime_minutes", "training.hyperparameters"}
+
+
+def test_a_block_that_is_shown_as_a_comment_may_be_switched_on(composed: dict[str, bytes]) -> None:
+    """All of them together, with what their comments ask for: an instance type that scales, two instances."""
+    text = uncommented(composed["mlops.yml"].decode())
+    before, found, production = text.partition("  production:\n")
+    if found:
+        production = production.replace("ml.t2.medium", "ml.m5.large", 1)
+        production = production.replace("instance_count: 1", "instance_count: 2", 1)
+    assert config.check(before + found + production) == []
+
+
+def uncommented(text: str) -> str:
+    """The file with its commented keys: lines such as `  # shadow:` and `  #   share: 100`."""
+    return re.sub(r"(?m)^( *)# ((?:  )*[a-z_]+:(?: [^ ]+| \[.*\]| \{.*\})?(?: #.*)?)$", r"\1\2", text)
 
 
 def test_every_key_of_the_schema_is_read(composed: dict[str, bytes]) -> None:
