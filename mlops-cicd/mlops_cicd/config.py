@@ -39,7 +39,12 @@ REFUSED = {
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """The validated configuration with its defaults; every mistake in it is named in the fault."""
+    """The validated configuration with its defaults."""
+    return with_defaults(read_config(path), schema())
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration as it is written, for the project's own code; every mistake is named in the fault."""
     if not path.is_file():
         raise Fault(
             f"{path.name} is missing in {path.parent}: a project has it at the root of its repository"
@@ -48,7 +53,7 @@ def load_config(path: Path) -> dict[str, Any]:
     problems = check(text, path.name)
     if problems:
         raise Fault("\n  ".join([f"{path.name} has {len(problems)} mistake(s)", *problems]))
-    return with_defaults(yaml.safe_load(text), schema())
+    return yaml.safe_load(text)
 
 
 def schema() -> dict[str, Any]:

@@ -20,7 +20,7 @@ import boto3
 from botocore.exceptions import ClientError
 
 from . import retraining, sdk, step_functions
-from .config import load_config
+from .config import read_config
 from .console import OK, Fault, say, script, write_env, write_json
 from .definition_lint import lint
 from .monitor_code import upload_monitor
@@ -208,7 +208,7 @@ def main(
     sagemaker, logs, states = (session.client(name) for name in ("sagemaker", "logs", "stepfunctions"))
     project = load_project(session.client("ssm"), options.project_id, session.region_name)
 
-    config = load_config(options.project_dir / "mlops.yml")
+    config = read_config(options.project_dir / "mlops.yml")
     project.check(config)
     definition = define(options, config, session, project, sagemaker)
     orchestrator = config["training"].get("orchestrator", "pipelines")

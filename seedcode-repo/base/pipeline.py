@@ -399,7 +399,9 @@ def registration_step(
         role_arn=settings["role_arn"],
         sagemaker_session=session,
     )
-    instances = sorted({stage["instance_type"] for stage in config["deployment"].values()})
+    deployment = config["deployment"]
+    stages = [deployment[stage] for stage in ("staging", "production") if stage in deployment]
+    instances = sorted({stage["instance_type"] for stage in stages}) or None
     return ModelStep(
         name="RegisterModel",
         step_args=builder.register(

@@ -452,11 +452,11 @@ def test_absent_images_are_named(tmp_path: Path, content: Any, message: str) -> 
 def test_the_seed_projects_pipeline_is_right_and_the_same_every_time(
     project: Project, seed_project: Path
 ) -> None:
-    from mlops_cicd.config import load_config
+    from mlops_cicd.config import read_config
     from mlops_cicd.definition_lint import lint
 
     uri = upload_monitor(boto3.client("s3"), BUCKET, KEY)
-    settings = project.for_pipeline(load_config(seed_project / "mlops.yml"), IMAGES, "c" * 40, uri)
+    settings = project.for_pipeline(read_config(seed_project / "mlops.yml"), IMAGES, "c" * 40, uri)
 
     def build() -> str:
         session = sdk.pipeline_session(boto3.Session(region_name=REGION), BUCKET)
