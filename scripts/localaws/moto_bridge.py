@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 if TYPE_CHECKING:
     from localaws.cloud import Cloud
 
-SERVICES = ("codedeploy", "application-autoscaling", "quicksight")
+SERVICES = ("codedeploy", "quicksight")
 
 
 def install(ministack_app: Any, cloud: Cloud) -> None:

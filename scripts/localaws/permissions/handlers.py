@@ -84,6 +84,9 @@ NOT_NEEDED = {
     r"EC2::FlowLog (iam:CreateServiceLinkedRole|autoscaling:)": "",  # delivery to a log group needs neither
     r"EC2::Subnet ec2:\w*SubnetCidrBlock": "Ipv6CidrBlock",
     r"EC2::SubnetRouteTableAssociation ec2:ReplaceRouteTableAssociation": "",  # a change makes a new one
+    r"ApplicationAutoScaling::ScalableTarget lambda:": "",  # of functions' concurrency
+    r"ApplicationAutoScaling::ScalableTarget iam:PassRole": "RoleARN",
+    r"ApplicationAutoScaling::ScalableTarget .*ScheduledActions?$": "ScheduledActions",
     r"SageMaker::ModelPackageGroup sagemaker:\w+ModelPackageGroupPolicy": "ModelPackageGroupPolicy",
     r"ECR::Repository ecr:(Set|Delete)RepositoryPolicy": "RepositoryPolicyText",
     r"CodeArtifact::\w+ codeartifact:\w+PermissionsPolicy": "PermissionsPolicyDocument",
@@ -134,6 +137,19 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     # tags in the call: https://docs.aws.amazon.com/sagemaker/latest/dg/security_iam_id-based-policy-examples.html
     "AWS::SageMaker::MonitoringSchedule": {"create": ("sagemaker:AddTags",)},
+    # https://docs.aws.amazon.com/autoscaling/application/userguide/security_iam_id-based-policy-examples.html
+    "AWS::ApplicationAutoScaling::ScalableTarget": {
+        verb: (
+            "sagemaker:DescribeEndpoint", "sagemaker:DescribeEndpointConfig",
+            "sagemaker:UpdateEndpointWeightsAndCapacities",
+        )
+        for verb in ("create", "update")
+    },
+    "AWS::ApplicationAutoScaling::ScalingPolicy": {
+        "create": ("cloudwatch:PutMetricAlarm", "cloudwatch:DescribeAlarms"),
+        "update": ("cloudwatch:PutMetricAlarm", "cloudwatch:DescribeAlarms", "cloudwatch:DeleteAlarms"),
+        "delete": ("cloudwatch:DescribeAlarms", "cloudwatch:DeleteAlarms"),
+    },
     # https://docs.aws.amazon.com/quicksight/latest/user/security-create-iam-role.html
     "AWS::QuickSight::DataSource": {"create": ("iam:PassRole",), "update": ("iam:PassRole",)},
     # https://docs.aws.amazon.com/codeartifact/latest/ug/domain-create.html (the key of a domain)
@@ -141,6 +157,9 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 #: type → (resource type of IAM, placeholder → property); "" is the name or, when there is one, the id
 OWN: dict[str, tuple[str, dict[str, str]]] = {
+    # a target's id is known only once it is registered
+    "AWS::ApplicationAutoScaling::ScalableTarget": ("ScalableTarget", {"ResourceId": "*"}),
+    "AWS::ApplicationAutoScaling::ScalingPolicy": ("ScalableTarget", {"ResourceId": "*"}),
     "AWS::Athena::NamedQuery": ("workgroup", {"WorkGroupName": "WorkGroup"}),
     "AWS::Athena::WorkGroup": ("workgroup", {"WorkGroupName": "Name"}),
     "AWS::Budgets::Budget": ("budget", {"BudgetName": "Budget.BudgetName"}),
@@ -700,6 +719,43 @@ def _endpoint_and_configuration(resource: Resource, place: Place) -> Targets:
     ), {}  # fmt: skip
 
 
+def _model_and_foreign_package(resource: Resource, place: Place) -> Targets:
+    """A model of another account's version is asked of its group's policy too."""
+    yield own_arn(resource, place), {}
+    yield from ((arn, {}) for arn in studio.foreign_packages(resource.properties, place.account))
+
+
+def _scaled_id(resource: Resource) -> str:
+    """endpoint/NAME/variant/NAME of a target or policy."""
+    props = resource.properties
+    return str(props.get("ResourceId") or str(props.get("ScalingTargetId", "")).partition("|")[0])
+
+
+def _scaled_endpoint(resource: Resource, place: Place) -> Targets:
+    """The endpoint of a variant that is scaled."""
+    name = [*_scaled_id(resource).split("/"), ""][1] or "*"
+    yield place.arn(f"arn:${{Partition}}:sagemaker:${{Region}}:${{Account}}:endpoint/{name.lower()}"), {}
+
+
+def _any_configuration(resource: Resource, place: Place) -> Targets:
+    """The configuration that the endpoint has: the properties do not name it."""
+    yield place.arn("arn:${Partition}:sagemaker:${Region}:${Account}:endpoint-config/*"), {}
+
+
+def _tracking_alarms(resource: Resource, place: Place) -> Targets:
+    """The alarms that are made for a policy; the end of their names is random."""
+    prefix = place.arn("arn:${Partition}:cloudwatch:${Region}:${Account}:alarm:TargetTracking-")
+    yield f"{prefix}{_scaled_id(resource)}-AlarmHigh-00000000-0000-0000-0000-000000000000", {}
+
+
+def _scaling_role(resource: Resource, place: Place) -> Targets:
+    """The service-linked role that the first target of an account brings."""
+    service = "sagemaker.application-autoscaling.amazonaws.com"
+    role = f"aws-service-role/{service}/AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
+    arn = place.arn(f"arn:${{Partition}}:iam::${{Account}}:role/{role}")
+    yield arn, {"iam:AWSServiceName": service}
+
+
 def _billing_view(resource: Resource, place: Place) -> Targets:
     """A budget without a view of its own counts what the account's own view shows."""
     own = resource.properties.get("Budget", {}).get("BillingViewArn")
@@ -758,6 +814,16 @@ _SPECIAL: dict[str, Callable[[Resource, Place], Targets]] = {
     "AWS::EC2::VPCEndpoint ec2:CreateVpcEndpoint": _ec2(
         vpc="VpcId", subnet="SubnetIds.*", security_group="SecurityGroupIds.*", route_table="RouteTableIds.*"
     ),
+    "AWS::ApplicationAutoScaling::ScalableTarget sagemaker:DescribeEndpoint": _scaled_endpoint,
+    "AWS::ApplicationAutoScaling::ScalableTarget sagemaker:DescribeEndpointConfig": _any_configuration,
+    "AWS::ApplicationAutoScaling::ScalableTarget sagemaker:UpdateEndpointWeightsAndCapacities": (
+        _scaled_endpoint
+    ),
+    "AWS::ApplicationAutoScaling::ScalableTarget iam:CreateServiceLinkedRole": _scaling_role,
+    "AWS::ApplicationAutoScaling::ScalableTarget cloudwatch:PutMetricAlarm": _tracking_alarms,
+    "AWS::ApplicationAutoScaling::ScalableTarget cloudwatch:DeleteAlarms": _tracking_alarms,
+    "AWS::ApplicationAutoScaling::ScalingPolicy cloudwatch:PutMetricAlarm": _tracking_alarms,
+    "AWS::ApplicationAutoScaling::ScalingPolicy cloudwatch:DeleteAlarms": _tracking_alarms,
     "AWS::EC2::VPCEndpoint ec2:ModifyVpcEndpoint": _ec2(
         subnet="SubnetIds.*", security_group="SecurityGroupIds.*", route_table="RouteTableIds.*"
     ),
@@ -786,6 +852,7 @@ _SPECIAL: dict[str, Callable[[Resource, Place], Targets]] = {
     "AWS::QuickSight::DataSet quicksight:PassDataSource": _sources_of_data,
     "AWS::QuickSight::Dashboard quicksight:PassDataSet": _data_sets,
     "AWS::SNS::TopicPolicy sns:SetTopicAttributes": _topics,
+    "AWS::SageMaker::Model sagemaker:CreateModel": _model_and_foreign_package,
     "AWS::SageMaker::Endpoint sagemaker:CreateEndpoint": _endpoint_and_configuration,
     "AWS::SageMaker::Endpoint sagemaker:UpdateEndpoint": _endpoint_and_configuration,
     # templates of a product are read from a stack only when it is imported from one
@@ -851,6 +918,9 @@ def _context(resource: Resource, verb: str, action: str, arn: str, place: Place)
     if service == "sagemaker":  # the properties are the call's parameters
         prefix = place.arn("arn:${Partition}:sagemaker:${Region}:${Account}:")
         context |= studio.request_keys(name, props, prefix, lambda key: _key_arn(key, place))
+    if service == "application-autoscaling" and resource.type.startswith("AWS::ApplicationAutoScaling::"):
+        context["application-autoscaling:service-namespace"] = "sagemaker"
+        context["application-autoscaling:scalable-dimension"] = "sagemaker:variant:DesiredInstanceCount"
     if action == "sns:Subscribe":
         context |= {f"sns:{key}": str(props.get(key, "")) for key in ("Protocol", "Endpoint")}
     if action in ("lambda:AddPermission", "lambda:RemovePermission") and props.get("Principal"):

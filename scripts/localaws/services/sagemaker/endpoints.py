@@ -316,6 +316,13 @@ class EndpointsMixin(JobBase):
         )
 
     # -- deployments -----------------------------------------------------------------------------------------
+    def serving_config(self, name: str) -> Record:
+        """The configuration that an endpoint serves."""
+        fleets = self.fleets.get(self.endpoints.get(name)["EndpointArn"]) or []
+        if not fleets:
+            raise AwsError("ValidationException", f'Endpoint "{self.endpoints.arn(name)}" is not in service.')
+        return fleets[0].config
+
     def _serving_fleet(self, record: Record) -> Fleet:
         return self.fleets[record["EndpointArn"]][0]
 
