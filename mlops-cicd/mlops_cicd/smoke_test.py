@@ -1,4 +1,8 @@
-"""Tests a deployed endpoint by really invoking it with labelled rows of the project (flow F, both stages).
+"""Tests a deployed endpoint by really invoking it (flow F, action Test of both stages).
+
+In staging everything is tested: the serving contract, the golden rows, the metrics, latency, and a minute of
+load. In production what does not strain it. The report goes to releases/<version>/<execution>/<stage>/ in
+the project's bucket; staging's has the release notes too, and their summary is what the approval shows.
 
 Each request carries an inference id that begins with "smoke-test", by which the monitor tells it from
 traffic.
@@ -7,258 +11,128 @@ traffic.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import math
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore.exceptions import ClientError
 
-from .config import data_file, load_config
-from .console import OK, Fault, say, script, table
-from .registry import describe, metric_value, read_json
+from . import release_notes
+from .config import load_config
+from .console import OK, Fault, say, script, table, write_env
+from .registry import ModelVersion, describe, read_json
 from .select import live_model
 from .settings import Project, load_project
+from .staging import contract, golden, load, quality
+from .staging.checks import Report
+from .staging.client import AsynchronousClient, Client, Counted, RealtimeClient, no_retries, predict
+from .staging.report import console_url, prefix, write
+from .staging.sample import Sample, load_sample
 
-MAX_ROWS = 500
-BATCH = 50
-SINGLES = 20
-SLACK = 3.0  # standard errors by which a sample's metric may be below the evaluation's
-
-
-@dataclass
-class Report:
-    """The checks and their results."""
-
-    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
-
-    def check(self, name: str, passed: bool, found: str, required: str) -> None:
-        """Note one check."""
-        self.rows.append((name, "ok" if passed else "FAILED", found, required))
-
-    @property
-    def failed(self) -> list[str]:
-        """Names of the checks that failed, with what was found."""
-        return [
-            f"{name} is {found}, required: {required}"
-            for name, ok, found, required in self.rows
-            if ok != "ok"
-        ]
+DEFAULTS = {"latency_ms": 2000, "load_seconds": 60, "load_clients": 4}  # deployment.tests in mlops.yml
+FEW = 5  # requests one after the other in production, and of an asynchronous endpoint
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Labelled rows in the order in which the model takes them."""
+class Subject:
+    """What is tested, and with what it is compared."""
 
-    features: list[list[str]]
-    positive: list[bool]
-
-
-def read_sample(text: str, target: str, positive_class: str, limit: int = MAX_ROWS) -> Sample:
-    """Rows evenly spread over the data set, without the target."""
-    rows = [row for row in csv.reader(io.StringIO(text)) if row]
-    if len(rows) < 2 or target not in rows[0]:
-        raise Fault(f"the sample data has no column {target} (data.target in mlops.yml) or no rows")
-    place, body = rows[0].index(target), rows[1:]
-    if ragged := [number for number, row in enumerate(body, start=2) if len(row) != len(rows[0])]:
-        raise Fault(f"row {ragged[0]} of the sample data has another number of values than its header")
-    step = max(1, math.ceil(len(body) / limit))
-    chosen = body[::step]
-    return Sample(
-        [row[:place] + row[place + 1 :] for row in chosen],
-        [same_label(row[place], positive_class) for row in chosen],
-    )
-
-
-def same_label(found: str, wanted: str) -> bool:
-    """Whether a label is the positive one; 1 and 1.0 are the same."""
-    if found.strip() == wanted:
-        return True
-    try:
-        return float(found) == float(wanted)
-    except ValueError:
-        return False
-
-
-def load_sample(project_dir: Path, config: dict[str, Any], s3: Any) -> Sample:
-    """The project's data, from its repository or from S3."""
-    data = config["data"]
-    source = data["source"]
-    if source.startswith("s3://"):
-        bucket, _, key = source.removeprefix("s3://").partition("/")
-        text = s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode("utf-8-sig")
-    else:
-        text = data_file(project_dir, source).read_text(encoding="utf-8-sig")
-    return read_sample(text, data["target"], str(data.get("positive_class", 1)))
-
-
-@dataclass
-class Client:
-    """Invokes one endpoint and keeps the times."""
-
-    runtime: Any
-    endpoint: str
-    content_type: str
+    client: Client
+    sample: Sample
+    config: dict[str, Any]
+    evaluation: Any
+    golden: golden.Golden | None
+    stage: str
     clock: Callable[[], float] = time.perf_counter
-    count: int = 0
 
-    def predict(self, rows: list[list[str]]) -> tuple[list[float], float]:
-        """Predictions of some rows and the milliseconds that it took; a row has one number."""
-        body = io.StringIO()
-        csv.writer(body, lineterminator="\n").writerows(rows)
-        self.count += 1
-        begun = self.clock()
-        try:
-            answer = self.runtime.invoke_endpoint(
-                EndpointName=self.endpoint,
-                ContentType=self.content_type,
-                Accept=self.content_type,
-                Body=body.getvalue().encode(),
-                InferenceId=f"smoke-test-{self.count}",
-            )
-            text = answer["Body"].read().decode()
-        except ClientError as error:
-            detail = error.response
-            message = detail.get("OriginalMessage") or detail["Error"]["Message"]
-            raise Fault(
-                f"endpoint {self.endpoint} answered {detail.get('OriginalStatusCode', '')} "
-                f"{detail['Error']['Code']}: {str(message)[:500]} "
-                f"(its log: /aws/sagemaker/Endpoints/{self.endpoint})"
-            ) from error
-        spent = (self.clock() - begun) * 1000
-        lines = [row for row in csv.reader(io.StringIO(text)) if row]
-        if len(lines) != len(rows) or any(len(line) != 1 for line in lines):
-            shape = f"{len(lines)} rows of {sorted({len(line) for line in lines})} values"
-            raise Fault(
-                f"{len(rows)} rows were sent; the endpoint answered {shape}; required: one number a row"
-            )
-        try:
-            return [float(line[0]) for line in lines], spent
-        except ValueError as error:
-            raise Fault(f"the endpoint answered {text[:80]!r}; required: one number a row") from error
+    @property
+    def kind(self) -> str:
+        """instances, serverless or asynchronous."""
+        return self.config["deployment"].get("endpoint", "instances")
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """deployment.tests of mlops.yml."""
+        return DEFAULTS | (self.config["deployment"].get("tests") or {})
+
+    @property
+    def budget(self) -> float | None:
+        """The latency that is allowed; a queue has none."""
+        return None if self.kind == "asynchronous" else float(self.wanted["latency_ms"])
+
+    @property
+    def rows(self) -> list[list[Any]]:
+        """Rows of the data's own values: the golden ones hold missing values too."""
+        return self.golden.values if self.golden else self.sample.features
+
+    @property
+    def clients(self) -> int:
+        """How many ask at once: more than a serverless endpoint takes would only be turned away."""
+        most = (self.config["deployment"].get("serverless") or {}).get("max_concurrency", 5)
+        clients = int(self.wanted["load_clients"])
+        return min(clients, most) if self.kind == "serverless" else clients
 
 
-def auc(scores: Sequence[float], positive: Sequence[bool]) -> float:
-    """Area under the ROC curve, ties shared."""
-    order = sorted(range(len(scores)), key=scores.__getitem__)
-    ranks = [0.0] * len(scores)
-    start = 0
-    while start < len(order):
-        end = start
-        while end + 1 < len(order) and scores[order[end + 1]] == scores[order[start]]:
-            end += 1
-        for place in range(start, end + 1):
-            ranks[order[place]] = (start + end) / 2 + 1
-        start = end + 1
-    hits = sum(positive)
-    misses = len(positive) - hits
-    total = sum(rank for rank, hit in zip(ranks, positive, strict=True) if hit)
-    return (total - hits * (hits + 1) / 2) / (hits * misses)
+def first_request(subject: Subject, report: Report) -> None:
+    """The first request loads what is loaded late; of a serverless endpoint it is the cold start."""
+    _, spent = predict(subject.client, subject.sample.features[:1])
+    report.measured["first_request_ms"] = round(spent, 1)
+    name = "cold start" if subject.kind == "serverless" else "first request"
+    report.check(name, True, f"{spent:.0f} ms", "an answer")
 
 
-def measure(metric: str, scores: Sequence[float], positive: Sequence[bool]) -> float:
-    """A metric of schema/mlops.schema.json; classes are split at 0.5."""
-    if metric == "auc":
-        return auc(scores, positive)
-    guesses = [score >= 0.5 for score in scores]
-    pairs = list(zip(guesses, positive, strict=True))
-    true_positive = sum(guess and hit for guess, hit in pairs)
-    precision = true_positive / max(1, sum(guesses))
-    recall = true_positive / max(1, sum(positive))
-    return {
-        "accuracy": sum(guess == hit for guess, hit in pairs) / len(pairs),
-        "precision": precision,
-        "recall": recall,
-        "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
-    }[metric]
-
-
-def standard_error(metric: str, value: float, positive: Sequence[bool]) -> float:
-    """How far chance moves a metric of this sample (AUC: Hanley and McNeil; else binomial)."""
-    hits = sum(positive)
-    misses = len(positive) - hits
-    if metric == "auc":
-        q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
-        spread = value * (1 - value) + (hits - 1) * (q1 - value**2) + (misses - 1) * (q2 - value**2)
-        return math.sqrt(max(0.0, spread) / (hits * misses))
-    count = len(positive) if metric == "accuracy" else hits
-    return math.sqrt(max(0.0, value * (1 - value)) / count)
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which this share lies."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
-
-
-def run_checks(
-    client: Client, sample: Sample, config: dict[str, Any], evaluation: Any, max_latency: float
-) -> Report:
-    """Invoke the endpoint and judge what it answers."""
-    report = Report()
-    client.predict(sample.features[:1])  # the first request loads what is loaded late; it is not timed
-    singles: list[float] = []
-    times: list[float] = []
-    for row in sample.features[:SINGLES]:
-        (score,), spent = client.predict([row])
-        singles.append(score)
-        times.append(spent)
-    scores: list[float] = []
-    for start in range(0, len(sample.features), BATCH):
-        batch, _ = client.predict(sample.features[start : start + BATCH])
-        scores += batch
-    report.check("requests answered", True, f"{client.count}", "all")
-    report.check(
-        "rows answered", len(scores) == len(sample.features), f"{len(scores)}", f"{len(sample.features)}"
-    )
-    finite = all(math.isfinite(score) and 0 <= score <= 1 for score in scores)
-    report.check("range of the answers", finite, f"{min(scores):.3f} to {max(scores):.3f}", "0 to 1")
-    distinct = len({round(score, 6) for score in scores})
-    report.check("answers differ", distinct > 1 or len(scores) == 1, f"{distinct} values", "more than one")
-    gap = max(abs(one - many) for one, many in zip(singles, scores, strict=False))
-    report.check("one row answers as in a batch", gap < 1e-5, f"{gap:.1e} apart", "less than 1e-05")
-    latency = percentile(times, 0.95)
-    report.check(
-        "latency, 95th percentile", latency <= max_latency, f"{latency:.0f} ms", f"up to {max_latency:.0f} ms"
-    )
-
-    metric, threshold = config["evaluation"]["metric"], config["evaluation"]["threshold"]
-    if len(set(sample.positive)) < 2:
-        data = config["data"]
-        raise Fault(
-            f"the labels in {data['source']} all mean the same to data.positive_class "
-            f"{data.get('positive_class', 1)!r}: the predictions cannot be judged"
+def run_checks(subject: Subject) -> Report:
+    """Every test of the stage."""
+    report, client, staging = Report(), subject.client, subject.stage == "staging"
+    log = f"Read the endpoint's log, /aws/sagemaker/Endpoints/{client.name}"
+    report.run("first request", partial(first_request, subject, report), log)
+    if report.failed:
+        return report  # an endpoint that does not answer at all fails everything for one reason
+    report.run("contract", partial(contract.answers, client, subject.rows, report), contract.SERVING)
+    if staging:  # a refused request counts as an error of the endpoint, so production is spared
+        number = subject.sample.number
+        report.run(
+            "contract", partial(contract.refusals, client, subject.sample.features, number, report), log
         )
-    value = measure(metric, scores, sample.positive) if finite else 0.0
-    report.check(f"{metric} of the sample", value >= threshold, f"{value:.4f}", f"at least {threshold}")
-    expected = metric_value(evaluation, metric)
-    if expected is not None:
-        least = expected - SLACK * standard_error(metric, expected, sample.positive)
-        report.check(
-            f"{metric} against the evaluation",
-            value >= least,
-            f"{value:.4f}",
-            f"at least {least:.4f} ({expected:.4f})",
+    if subject.golden:
+        report.run("golden rows", partial(golden.same_scores, client, subject.golden, report), golden.ADVICE)
+    else:
+        report.notes.append(
+            f"This version has no {golden.NAME}: it was trained before step Evaluate wrote one, so its "
+            "scores are not compared row by row"
         )
+
+    def judged() -> None:
+        singles = FEW if subject.kind == "asynchronous" or not staging else quality.SINGLES
+        batch = len(subject.sample.features) if subject.kind == "asynchronous" else quality.BATCH
+        scores = quality.latency(client, subject.sample, report, subject.budget, singles)
+        found = quality.predictions(client, subject.sample, scores, report, batch)
+        quality.metrics(found, subject.sample, subject.config, subject.evaluation, report)
+
+    report.run("predictions", judged, log)
+    if staging:
+        seconds, clients = float(subject.wanted["load_seconds"]), subject.clients
+        under_load = partial(
+            load.under_load, client, subject.sample.features, seconds, clients, subject.budget, report
+        )
+        report.run("load", partial(under_load, subject.clock), log)
     return report
 
 
-def evaluation_of(sagemaker: Any, s3: Any, arn: str) -> Any:
+def evaluation_of(s3: Any, model: ModelVersion) -> Any:
     """evaluation.json of a model version."""
-    model = describe(sagemaker, arn)
-    uri = model.evaluation
-    if not uri:
+    if not model.evaluation:
         raise Fault(
             f"model version {model.version} has no evaluation (ModelQuality statistics) to compare with"
         )
-    return read_json(s3, uri)
+    return read_json(s3, model.evaluation)
 
 
 def deployed_model(cloudformation: Any, project: Project, stage: str, expected: str) -> str:
@@ -272,6 +146,48 @@ def deployed_model(cloudformation: Any, project: Project, stage: str, expected: 
     return found
 
 
+def connect(
+    session: Any, project: Project, config: dict[str, Any], stage: str, run: str, clock: Callable[[], float]
+) -> Client:
+    """The client of the stage's endpoint."""
+    endpoint, tests = project.resource(stage), DEFAULTS | (config["deployment"].get("tests") or {})
+    settings = no_retries(int(tests["load_clients"]) + 2)
+    runtime, ids = session.client("sagemaker-runtime", config=settings), Counted(run)
+    if config["deployment"].get("endpoint") == "asynchronous":
+        return AsynchronousClient(
+            runtime,
+            session.client("s3"),
+            endpoint,
+            ids,
+            project.bucket_name,
+            f"async/{stage}-requests",
+            project.key_arn,
+        )
+    return RealtimeClient(runtime, endpoint, ids, clock)
+
+
+def notes_of(session: Any, project: Project, model: ModelVersion, live: str | None) -> dict[str, Any]:
+    """The release notes; where they cannot be made, the release goes on and the approval says so."""
+    try:
+        before = describe(session.client("sagemaker"), live) if live and live != model.arn else None
+        return release_notes.compare(project, model, before, session)
+    except (ClientError, Fault) as error:
+        say(f"the release notes cannot be made: {error}")
+        empty: dict[str, Any] = {"metrics": [], "changes": [], "commits": [], "files": []}
+        return empty | {"live_version": None, "remarks": [f"The release notes could not be made: {error}"]}
+
+
+def tests_in_words(report: Report, stage: str) -> str:
+    """What came out, for the approval."""
+    text = f"Passed all {len(report.checks)} checks in {stage}."
+    if found := report.measured.get("load"):
+        text += (
+            f" Load of {found['clients']} clients: {found['per_second']} requests a second, "
+            f"p95 {found['p95_ms']:.0f} ms, {found['failed']} failed."
+        )
+    return text + "".join(f" {note}." for note in report.notes)
+
+
 @script
 def main(
     argv: Sequence[str] | None = None, session: Any = None, clock: Callable[[], float] = time.perf_counter
@@ -282,29 +198,65 @@ def main(
     parser.add_argument("--project-dir", type=Path, required=True)
     parser.add_argument("--stage", choices=("staging", "production"), required=True)
     parser.add_argument("--model-package-arn", default=os.environ.get("MODEL_PACKAGE_ARN", ""))
-    parser.add_argument("--max-latency-ms", type=float, default=2000)
+    parser.add_argument(
+        "--live", default=os.environ.get("LIVE_MODEL_PACKAGE_ARN", ""), help="what it replaces"
+    )
+    parser.add_argument("--execution", default=os.environ.get("EXECUTION_ID", ""), help="of the pipeline")
+    parser.add_argument("--env", type=Path, help="file of `export` lines for the buildspec to source")
     options = parser.parse_args(argv)
     session = session or boto3.Session()
     config = load_config(options.project_dir / "mlops.yml")
     project = load_project(session.client("ssm"), options.project_id, session.region_name)
     sagemaker, s3 = session.client("sagemaker"), session.client("s3")
+    cloudformation = session.client("cloudformation")
     endpoint = project.resource(options.stage)
-    arn = deployed_model(session.client("cloudformation"), project, options.stage, options.model_package_arn)
+    arn = deployed_model(cloudformation, project, options.stage, options.model_package_arn)
     status = sagemaker.describe_endpoint(EndpointName=endpoint)["EndpointStatus"]
     if status != "InService":
         raise Fault(f"endpoint {endpoint} is {status}; it must be InService")
     say(f"testing {endpoint}, which runs {arn}")
-    client = Client(
-        session.client("sagemaker-runtime"),
-        endpoint,
-        config["inference"].get("content_type", "text/csv"),
+    execution = options.execution or datetime.now(UTC).strftime("by-hand-%Y%m%dT%H%M%SZ")
+    model = describe(sagemaker, arn)
+    subject = Subject(
+        connect(session, project, config, options.stage, execution[:36], clock),
+        load_sample(options.project_dir, config, s3),
+        config,
+        evaluation_of(s3, model),
+        golden.load(s3, model.evaluation or ""),
+        options.stage,
         clock,
     )
-    sample = load_sample(options.project_dir, config, s3)
-    report = run_checks(client, sample, config, evaluation_of(sagemaker, s3, arn), options.max_latency_ms)
-    say(table(report.rows, ("check", "result", "found", "required")))
+    started = datetime.now(UTC)
+    report = run_checks(subject)
+    notes: dict[str, Any] = {}
+    if options.stage == "staging":
+        live = options.live or live_model(cloudformation, project.resource("production"))
+        notes = notes_of(session, project, model, live if live != "none" else None)
+    folder = prefix(model.version, execution, options.stage)
+    content = {
+        "project_id": project.project_id,
+        "project_name": project.project_name,
+        "stage": options.stage,
+        "endpoint": endpoint,
+        "model_package_arn": arn,
+        "model_version": model.version,
+        "pipeline_execution_id": execution,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **report.content(),
+        "failures": report.sentences,
+        "release_notes": notes,
+    }
+    url = console_url(project, write(s3, project, content, folder))
+    say(table([check.row for check in report.checks], ("check", "result", "found", "required")))
+    for note in report.notes:
+        say(note)
+    say(f"report: {url}")
+    if options.env:
+        summary = release_notes.summary(notes, tests_in_words(report, options.stage)) if notes else ""
+        write_env(options.env, {"SUMMARY": summary or "none", "REPORT_URL": url})
     if report.failed:
-        raise Fault(f"endpoint {endpoint} failed its test: " + "; ".join(report.failed))
+        raise Fault(f"endpoint {endpoint} failed its test: " + "; ".join(report.sentences))
     say(f"endpoint {endpoint} passed")
     return OK
 

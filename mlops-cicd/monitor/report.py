@@ -105,13 +105,18 @@ def render(
         *left_out(summary),
         *requests(summary.get("requests_by_hour") or {}),
     ]
+    return page(f"{title} of {summary.get('endpoint', '')}", sections)
+
+
+def page(title: str, sections: Iterable[str]) -> str:
+    """A whole page of these parts, which are HTML; the title is text."""
     return "".join(
         [
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
             '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; ',
             f"style-src 'sha256-{POLICY}'; base-uri 'none'; form-action 'none'\">",
             '<meta name="viewport" content="width=device-width,initial-scale=1">',
-            f"<title>{shown(title)} of {shown(summary.get('endpoint', ''))}</title>",
+            f"<title>{sentence(title)}</title>",
             f"<style>{STYLE}</style></head><body><main>",
             *sections,
             "</main></body></html>\n",

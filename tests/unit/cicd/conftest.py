@@ -73,9 +73,9 @@ class Session:
     def __init__(self, **clients: Any) -> None:
         self.clients = clients
 
-    def client(self, name: str) -> Any:
+    def client(self, name: str, **options: Any) -> Any:
         # The default session has read the service models once; a new one would read them again.
-        return self.clients.get(name.replace("-", "_")) or boto3.client(name, region_name=REGION)
+        return self.clients.get(name.replace("-", "_")) or boto3.client(name, region_name=REGION, **options)
 
 
 @pytest.fixture(autouse=True)
