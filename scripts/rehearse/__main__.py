@@ -39,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--without", metavar="STATEMENT", default="", help="a policy statement that the templates lack"
     )
+    parser.add_argument(
+        "--seeds", type=int, default=engine.SEEDS, help="how often scenario drift makes each hour anew"
+    )
     parser.add_argument("--port", type=int, help="port of the cloud; default any free one")
     parser.add_argument(
         "--folder", type=Path, default=ROOT / "build/rehearsal", help="report, logs and working copies"
@@ -64,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.port,
             keep_up if arguments.keep else None,
             arguments.without,
+            arguments.seeds,
         )
     except LookupError as error:
         print(f"rehearse: {error}", file=sys.stderr)

@@ -35,6 +35,7 @@ from rehearse.progress import Progress
 
 # local answers come fast; a call that hangs must become a finding before the person gives up
 FRESH = ("homes", "notebooks", "sources", "tools")  # made anew by every rehearsal
+SEEDS = 20  # how often each hour of scenario drift is made anew for the table of rates
 CLIENT = Config(connect_timeout=5, read_timeout=120, retries={"max_attempts": 2, "mode": "standard"})
 
 
@@ -122,6 +123,7 @@ class Rehearsal:
         self.cloud = cloud
         self.progress = progress
         self.folder = folder
+        self.seeds = SEEDS
         self.without = ""  # a policy statement that the templates of this rehearsal lack
         self.facts: dict[str, Any] = {}
         self.cases: list[UseCase] = []
@@ -336,6 +338,7 @@ def rehearse(
     port: int | None = None,
     keep: Callable[[LocalCloud], None] | None = None,
     without: str = "",
+    seeds: int = SEEDS,
 ) -> dict[str, Any]:
     """Run one scenario on a fresh cloud and return its result; the cloud is gone afterwards.
 
@@ -351,7 +354,7 @@ def rehearse(
         del os.environ[variable]
     os.environ.update(cloud.environment())
     rehearsal = Rehearsal(name, cloud, progress, folder, keep is not None)
-    rehearsal.without = without
+    rehearsal.without, rehearsal.seeds = without, seeds
     failure: Failure | None = None
     progress.begin(rehearsal)
     try:

@@ -5,8 +5,6 @@ follows each; simulated traffic is left out, uploaded data retrains too, and the
 from rehearse import kpi, monitoring, story
 from rehearse.engine import Rehearsal
 
-#: how often each hour is made anew for the table of rates
-SEEDS = 20
 OFF, ON = "simulated_traffic: false", "simulated_traffic: true"
 
 
@@ -26,7 +24,7 @@ def run(r: Rehearsal) -> None:
             monitoring.drift_hour(r, project, source, name, seed)
         monitoring.quiet_hour(r, project)
         monitoring.new_data(r, project, source)
-        monitoring.rates(r, project, version, clone, SEEDS)
+        monitoring.rates(r, project, version, clone, r.seeds)
         with r.step("the figures are rows in Athena") as step:
             rows = kpi.query_all(r, project)
             step.say(", ".join(f"{name} {len(found)}" for name, found in rows.items()))
