@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None, session: boto3.Session | None = None) ->
     )
     parser.add_argument("--description", default="")
     parser.add_argument("--project-template", default="sklearn", choices=["sklearn"])
-    parser.add_argument("--inference-mode", default="realtime", choices=["realtime"])
+    parser.add_argument("--inference-mode", default="realtime", choices=["realtime", "batch"])
     parser.add_argument("--no-wait", action="store_true", help="come back when creation has begun")
     arguments = parser.parse_args(argv)
     session = session or boto3.Session()

@@ -1,0 +1,97 @@
+"""Batch inference in mlops.yml (flow F): what it asks of deploy/batch.yaml, and what contradicts itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .monitoring import enabled_kinds
+from .registry import ModelVersion
+from .settings import Project, project_path
+
+KeyPath = tuple[str | int, ...]
+# The first of them that a version has a baseline of tells the features; they are the same in all.
+FEATURES_FILE = "options.json"
+
+
+def batch_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The block deployment.batch with its defaults, which are in the schema alone."""
+    from .config import schema, with_defaults
+
+    rules = schema()
+    node = rules["properties"]["deployment"]["properties"]["batch"]
+    return with_defaults(config["deployment"].get("batch", {}), node, rules)
+
+
+def batch_parameters(
+    project: Project, config: dict[str, Any], model: ModelVersion, stage: str
+) -> dict[str, str]:
+    """Parameters of deploy/batch.yaml besides those of every stack."""
+    block = batch_settings(config)
+    return {
+        "Stage": stage,
+        "ModelPackageArn": model.arn,
+        "FeaturesUri": features_uri(config, model),
+        "KeyColumns": ",".join(block["key_columns"]),
+        "ScheduleExpression": block["schedule"],
+        "OnUpload": "true" if block["on_upload"] else "false",
+        "InstanceType": block["instance_type"],
+        "InstanceCount": str(block["instance_count"]),
+        "Strategy": block["strategy"],
+        "MaxPayloadMb": str(block["max_payload_mb"]),
+        "MaxConcurrentTransforms": str(block["max_concurrent_transforms"]),
+        "TimeoutSeconds": str(block["timeout_seconds"]),
+        "EventsRoleArn": project_path(project.project_id, "events-role-arn"),
+        "BatchFunctionArn": project_path(project.project_id, "batch-function-arn"),
+    }
+
+
+def features_uri(config: dict[str, Any], model: ModelVersion) -> str:
+    """S3 address of the file that names the version's features in order."""
+    from .select import monitored_kinds
+
+    kind, folder = next(iter(monitored_kinds(config, model).items()))
+    return f"{folder}/{kind}/{FEATURES_FILE}"
+
+
+def monitoring_source(project: Project, config: dict[str, Any]) -> dict[str, str]:
+    """What the monitors of a batch project read: published results, each row with its input."""
+    return {
+        "CaptureUri": "",
+        "BatchOutputUri": f"s3://{project.bucket_name}/batch/output/production",
+        "BatchKeyColumns": str(len(batch_settings(config)["key_columns"])),
+    }
+
+
+def contradictions(config: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Settings that are right one by one and wrong together: the key's path, and a sentence."""
+    if config["inference"]["mode"] != "batch":
+        if "batch" in config["deployment"]:
+            yield (
+                ("deployment", "batch"),
+                "deployment.batch is set; allowed with inference.mode batch only",
+            )
+        return
+    names = batch_settings(config)["key_columns"]
+    for number, name in enumerate(names):
+        path = ("deployment", "batch", "key_columns", number)
+        if name in names[:number]:
+            yield path, f"deployment.batch.key_columns has {name} twice; allowed: each name once"
+        if name == config["data"]["target"]:
+            yield (
+                path,
+                f"deployment.batch.key_columns has {name}, the target; allowed: names of other columns",
+            )
+    monitoring = config["monitoring"]
+    if monitoring.get("engine") == "managed" and enabled_kinds(config):
+        yield (
+            ("monitoring", "engine"),
+            "monitoring.engine is managed; allowed with inference.mode batch: processing, which reads the "
+            "published results",
+        )
+    if monitoring.get("simulated_traffic"):
+        yield (
+            ("monitoring", "simulated_traffic"),
+            "monitoring.simulated_traffic is true; allowed with inference.mode batch: false, because there "
+            "is no endpoint that could be asked",
+        )
