@@ -58,7 +58,7 @@ WAYS_OUT = {
 }
 EVERYWHERE = {"0.0.0.0/0", "::/0"}
 MAX_ENTRY_LINES, MAX_ENTRY_BYTES = (
-    600,
+    700,
     51_199,
 )  # beyond that nobody reviews it, and the API does not take it inline
 MAX_MANAGED_POLICY, MAX_INLINE_POLICIES, MAX_TRUST_POLICY = 6_144, 10_240, 2_048
