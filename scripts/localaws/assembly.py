@@ -22,13 +22,12 @@ def assemble(cloud: Cloud) -> Gateway:
         for m in pkgutil.walk_packages(services.__path__, f"{services.__name__}.")
     ]
     kinds = [kind() for m in modules for kind in getattr(m, "TYPES", ())]
-    found = [s(cloud) for m in modules for s in getattr(m, "SERVICES", ())]
+    classes = [s for m in modules for s in getattr(m, "SERVICES", ())]
+    cloud.make_services = lambda there: {s.name: s(there) for s in classes}
     targets = {name: make(cloud) for m in modules for name, make in getattr(m, "TARGETS", {}).items()}
     raw = {prefix: handler for m in modules for prefix, handler in getattr(m, "RAW", {}).items()}
-    gateway = Gateway(cloud, found, raw)
+    gateway = Gateway(cloud, raw)
+    cloud.open_services(cloud.first_account)
     hooks.install(cloud, kinds, targets)
-    for service in found:
-        start = getattr(service, "start", None)
-        if start:
-            start()
+    cloud.start_services(cloud.first_account)
     return gateway

@@ -12,7 +12,7 @@ import threading
 import time as real_time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +30,13 @@ caller_key: contextvars.ContextVar[str] = contextvars.ContextVar("localaws_calle
 
 
 class Cloud:
-    """One account of AWS on one port of this machine."""
+    """Accounts of AWS on one port of this machine: the caller's credentials say in which one a request works.
 
-    #: access keys of the account's root: who launches the platform, and whoever did not sign
+    ``account`` is that of the current request, and of the background work that it began. ``at`` gives the
+    cloud as one account sees it, whatever request is being served; each service is made with such a view.
+    """
+
+    #: access keys of the first account's root: who launches the platform, and whoever did not sign
     ROOT_KEYS = ("test", "testing")
     #: services of which no AWS page says that they name their account when they assume a role
     WITHOUT_SOURCE = ("cloudformation.amazonaws.com",)
@@ -43,29 +47,100 @@ class Cloud:
         self.port = port
         self.home = home  # this run's files: repositories, builds, jobs; removed at the end
         self.cache = cache  # kept between runs: Python environments of images, wheels
-        self.account = account
+        self.first_account = account
+        self.accounts: dict[str, str] = {}  # id → name, of every account there is
         self.region = region
         self.partition = "aws"
         self.time_scale = time_scale
         self.endpoint = f"http://localhost:{port}"
         self.log = logging.getLogger("localaws")
-        self.services: dict[str, Any] = {}
+        self.services_of: dict[str, dict[str, Any]] = {}  # account → our services in it, by name
         self.calls: deque[dict[str, Any]] = deque(maxlen=100_000)
         self.outbox: list[dict[str, Any]] = []
         self.undelivered: list[str] = []
         self.faults: list[str] = []
-        # of work that AWS does inside itself
-        self.internal_key = f"AWSINTERNAL{uuid.uuid4().hex[:16].upper()}"
+        self.internal_keys: dict[str, str] = {}  # account → access key of work that AWS does inside itself
         self.enforce = True  # whether policies decide; the account's root is never asked
         self.evidence: Any = None  # what IAM was asked (permissions.gate.Evidence)
         self.networks: dict[str, Network] = {}  # access key → where its holder sits in a VPC
         self.routes: dict[str, set[str]] = {}  # VPC endpoint → what in a VPC went through it
         self.tokens: dict[str, str] = {}  # token of docker → the access key that asked for it
         self.session_keys: dict[str, dict[str, Any]] = {}  # access key → condition keys of the session
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[tuple[str, str], Any] = {}
         self._clients_lock = threading.Lock()
         self._stopping = threading.Event()
         self._closers: list[Callable[[], None]] = []
+        #: makes our services for an account (assembly.py)
+        self.make_services: Callable[[Cloud], dict[str, Any]] = lambda cloud: {}
+        self.add_account(account, "first")
+
+    # -- accounts ----------------------------------------------------------------------------------------
+    @property
+    def account(self) -> str:
+        """The account of the current request, or of the work that it began; else the first."""
+        from ministack.core.responses import get_account_id
+
+        return get_account_id()
+
+    @property
+    def services(self) -> dict[str, Any]:
+        """Our services in this account, by botocore's name."""
+        return self.services_of.get(self.account, {})
+
+    @property
+    def internal_key(self) -> str:
+        """The access key with which AWS works for this account inside itself."""
+        return self.internal_keys[self.account]
+
+    def at(self, account: str) -> Cloud:
+        """The cloud as one account sees it."""
+        return _AccountCloud(self, account)
+
+    def add_account(self, account: str, name: str) -> None:
+        """Open an account. Raises ValueError for an id that is none, or taken."""
+        if not re.fullmatch(r"\d{12}", account) or account in self.accounts:
+            raise ValueError(f"account {account!r} is taken, or no id of 12 digits")
+        self.internal_keys[account] = f"AWSINTERNAL{uuid.uuid4().hex[:16].upper()}"
+        self.accounts[account] = name
+        if self.services_of:  # those of the first account are made when the cloud is put together
+            self.open_services(account)
+            self.start_services(account)
+
+    def open_services(self, account: str) -> None:
+        """Make our services of an account."""
+        with self.at(account).scope():
+            self.services_of[account] = self.make_services(self.at(account))
+
+    def start_services(self, account: str) -> None:
+        """Let our services of an account begin what they do by themselves."""
+        with self.at(account).scope():
+            for service in self.services_of[account].values():
+                if start := getattr(service, "start", None):
+                    start()
+
+    def root_key(self, account: str) -> str:
+        """The access key of an account's root: its id, but for the first account."""
+        return self.ROOT_KEYS[0] if account == self.first_account else account
+
+    def account_of_key(self, access_key: str) -> str:
+        """The account that an access key belongs to; the first one for a key that nobody was given."""
+        from localaws.hooks import policies
+
+        for account, key in self.internal_keys.items():
+            if access_key == key:
+                return account
+        if access_key in self.accounts:
+            return access_key
+        session = policies.session_of(access_key)
+        return session["Arn"].split(":")[4] if session else self.first_account
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """Work in this account and region: what the emulator keeps is looked up there."""
+        from ministack.core.responses import request_scope
+
+        with request_scope(self.account, self.region):
+            yield
 
     # -- talking to other services, as AWS does: through their API ---------------------------------------
     def client(
@@ -84,10 +159,11 @@ class Cloud:
         if role:
             keys = self.role_credentials(role, principal, session, network=network)
             return self._make_client(service, keys)
+        whose = (self.account, service)
         with self._clients_lock:
-            found = self._clients.get(service)
+            found = self._clients.get(whose)
         if found is None:
-            found = self._clients.setdefault(service, self._make_client(service, self.root_credentials()))
+            found = self._clients.setdefault(whose, self._make_client(service, self.root_credentials()))
         return found
 
     def _make_client(self, service: str, keys: dict[str, str]) -> Any:
@@ -171,7 +247,7 @@ class Cloud:
         if not match:
             raise AwsError("ValidationException", f"{role!r} is not the ARN of an IAM role")
         try:
-            found = self.client("iam").get_role(RoleName=match[1])["Role"]
+            found = self.at(role.split(":")[4]).client("iam").get_role(RoleName=match[1])["Role"]
         except Exception as error:
             raise AwsError("ValidationException", f"Role {role} does not exist: {error}") from error
         from localaws.hooks import policies
@@ -212,9 +288,8 @@ class Cloud:
 
     def record_call(self, service: str, operation: str, by: str) -> None:
         """Remember an API call from outside for /_localaws/calls; ``by`` is a role's ARN or ``root``."""
-        self.calls.append(
-            {"at": clock.now().isoformat(), "service": service, "operation": operation, "by": by}
-        )
+        call = {"at": clock.now().isoformat(), "service": service, "operation": operation, "by": by}
+        self.calls.append({**call, "account": self.account})
 
     # -- names, time, background work --------------------------------------------------------------------
     def arn(self, service: str, resource: str) -> str:
@@ -237,7 +312,8 @@ class Cloud:
 
     def spawn(self, function: Callable[..., Any], *arguments: Any, name: str = "work") -> threading.Thread:
         """Run something in the background in the request's account and region; a fault is logged and told."""
-        context = contextvars.copy_context()
+        with self.scope():
+            context = contextvars.copy_context()
 
         def run() -> None:
             try:
@@ -283,6 +359,24 @@ class Cloud:
             "AWS_DEFAULT_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+
+
+class _AccountCloud(Cloud):
+    """The cloud as one account sees it; all else is shared with the whole."""
+
+    def __init__(self, whole: Cloud, account: str) -> None:
+        object.__setattr__(self, "_whole", getattr(whole, "_whole", whole))
+        object.__setattr__(self, "_account", account)
+
+    @property
+    def account(self) -> str:
+        return self._account
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_whole"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._whole, name, value)
 
 
 _CLIENT = Config(

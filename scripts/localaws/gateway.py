@@ -14,8 +14,8 @@ from urllib.parse import parse_qs
 from localaws import clock, hooks
 from localaws.cloud import Cloud, caller_key
 from localaws.errors import AwsError
-from localaws.permissions import gate, registry, requests
-from localaws.service import Response, Service
+from localaws.permissions import gate, registry, requests, whereabouts
+from localaws.service import Response
 
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/")
 #: x-amz-target prefixes of the services that are ours (the json protocol)
@@ -33,7 +33,7 @@ Raw = Callable[[Cloud, str, str, dict[str, str], str, bytes], Response]
 class Gateway:
     """An ASGI application in front of ministack's."""
 
-    def __init__(self, cloud: Cloud, services: list[Service], raw: dict[str, Raw]) -> None:
+    def __init__(self, cloud: Cloud, raw: dict[str, Raw]) -> None:
         import ministack.app
 
         from localaws import moto_bridge
@@ -43,8 +43,6 @@ class Gateway:
         self.raw = {"/_localaws/": control, **raw}
         self.inner = ministack.app.app
         self.handlers = ministack.app.SERVICE_HANDLERS
-        for service in services:
-            cloud.services[service.name] = service
         moto_bridge.install(ministack.app, cloud)
 
     async def __call__(
@@ -63,9 +61,9 @@ class Gateway:
         signed_key, signed = requests.signature(headers, query)
         access_key, _, name = self._service(headers, path)
         access_key = access_key or signed_key
-        replay = receive
+        replay, account = receive, self.cloud.account_of_key(access_key)
         if handler is None and signed:
-            refused, replay = await self._checked(scope, receive, headers, raw_path, query, signed)
+            refused, replay, account = await self._checked(scope, receive, headers, raw_path, query, signed)
             if refused:
                 return await _send(send, refused)
         elif handler is None and not _open(path, query):
@@ -74,37 +72,45 @@ class Gateway:
             service = "sts" if "x-www-form-urlencoded" in headers.get("content-type", "") else service
             return await _send(send, gate.denied_answer(service, error, headers, ""))
         if not signed and path.startswith("/v2/"):
-            context = hooks.scope_request(self.cloud, access_key)
+            account = registry.account(self.cloud, headers)
+            context = hooks.scope_request(self.cloud, access_key, account)
             pushed = (self.cloud, scope["method"], raw_path, headers)
             refused = await _in_thread(context, registry.refusal, *pushed)
             if refused:
                 return await _send(send, refused)
         if handler is None and name:
-            handler = self.cloud.services[name].handle
+            handler = self.cloud.services_of[account][name].handle
         if handler is None and not self._emulated(signed):
             handler = functools.partial(_not_served, signed)
         if handler is None:
             caller_key.set(access_key)  # for CloudFormation, which works on in the caller's name
+            hooks.serve_in(account)
             return await self.inner(scope, replay, send)
         body = await _body(replay)
         request = (scope["method"], raw_path if name else path, headers, query, body)
-        answer = await _in_thread(hooks.scope_request(self.cloud, access_key), handler, *request)
+        answer = await _in_thread(hooks.scope_request(self.cloud, access_key, account), handler, *request)
         await _send(send, answer)
 
     async def _checked(
         self, scope: dict, receive: Callable, headers: dict[str, str], path: str, query: str, signed: str
-    ) -> tuple[Response | None, Callable]:
-        """The refusal of a request (None if its caller may make it), and its body to read again."""
+    ) -> tuple[Response | None, Callable, str]:
+        """The refusal of a request (None if its caller may make it), its body to read again, and its account.
+
+        A request works where what it names is, which may be in another account than the caller's.
+        """
         access_key, _ = requests.signature(headers, query)
-        service = requests.service_of(signed, path)
-        if access_key == self.cloud.internal_key or not service:
-            return None, receive
+        service, account = requests.service_of(signed, path), self.cloud.account_of_key(access_key)
+        internal = access_key in self.cloud.internal_keys.values()
+        if not service or internal and (len(self.cloud.accounts) == 1 or not whereabouts.crosses(service)):
+            return None, receive, account
         body, again = b"", receive
         if service != "s3" or scope["method"] == "POST":  # an object may be large, and says nothing here
             body = await _body(receive)
             again = _replayed(body)
         arguments = (self.cloud, access_key, service, scope["method"], path, headers, query, body)
-        return await _in_thread(hooks.scope_request(self.cloud, access_key), _refusal, *arguments), again
+        context = hooks.scope_request(self.cloud, access_key, account)
+        refused, served_in = await _in_thread(context, _refusal, *arguments)
+        return refused, again, served_in
 
     def _service(self, headers: dict[str, str], path: str) -> tuple[str, str, str]:
         """The caller's access key, the service it signed for, and our service's name ("" for another)."""
@@ -114,7 +120,8 @@ class Gateway:
         name = _TARGETS.get(target, "")
         if not name and signed == "sagemaker":
             name = "sagemaker-metrics" if path.startswith("/BatchPut") else "sagemaker-runtime"
-        return access_key, signed, next((n for n in (name, signed) if n in self.cloud.services), "")
+        ours = self.cloud.services_of[self.cloud.first_account]
+        return access_key, signed, next((n for n in (name, signed) if n in ours), "")
 
     @functools.cache  # noqa: B019 - there is one gateway
     def _emulated(self, signed: str) -> bool:
@@ -133,17 +140,20 @@ def _open(path: str, query: str) -> bool:
     return path.startswith(("/_", "/v2/")) or path == "/v2" or any(link in query for link in links)
 
 
-def _refusal(cloud: Cloud, access_key: str, service: str, *request: Any) -> Response | None:
+def _refusal(cloud: Cloud, access_key: str, service: str, *request: Any) -> tuple[Response | None, str]:
+    """What refuses a request, None if nothing does, and the account in which it works."""
     _, path, headers, *_ = request
     try:
-        gate.check(cloud, access_key, service, *request)
+        read = requests.read(service, *request)
+        gate.check(cloud, access_key, service, read, *request)
     except AwsError as error:
-        return gate.denied_answer(service, error, headers, hooks.caller_arn(cloud))
+        return gate.denied_answer(service, error, headers, hooks.caller_arn(cloud)), cloud.account
     except Exception as error:
         cloud.log.exception("permissions of %s %s", service, headers.get("x-amz-target", path))
         cloud.faults.append(f"permissions of {service}: {type(error).__name__}: {error}")
-        return gate.denied_answer(service, AwsError("InternalFailure", str(error), 500), headers, "")
-    return None
+        failure = AwsError("InternalFailure", str(error), 500)
+        return gate.denied_answer(service, failure, headers, ""), cloud.account
+    return None, whereabouts.account(cloud, read)
 
 
 def _replayed(body: bytes) -> Callable[[], Awaitable[dict]]:
@@ -181,7 +191,7 @@ async def _body(receive: Callable[[], Awaitable[dict]]) -> bytes:
             return b"".join(parts)
 
 
-async def _in_thread(context: Any, function: Callable[..., Response], *arguments: Any) -> Response:
+async def _in_thread(context: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     """Run a handler on a thread of its own.
 
     Handlers call back into this server, so a pool could fill up and deadlock.
@@ -209,9 +219,9 @@ def control(
 ) -> Response:
     """The cloud's own switches, for the rehearsal and for a person with curl.
 
-    They are health, clock, outbox, settings, stacks, calls, what IAM was asked and denied (questions,
-    denials), which
-    VPC endpoints were used (routes), and the environment of a Studio space (studio).
+    They are health, accounts (all of them; POST opens one, as AWS Organizations would), clock, outbox,
+    settings, stacks, calls, what IAM was asked and denied (questions, denials), which VPC endpoints were used
+    (routes), and the environment of a Studio space (studio).
     """
     what = path.removeprefix("/_localaws/").strip("/")
     sent = json.loads(body) if body else {}
@@ -222,6 +232,7 @@ def control(
                 "undelivered": cloud.undelivered,
                 "faults": cloud.faults,
                 "account": cloud.account,
+                "accounts": sorted(cloud.accounts),
                 "region": cloud.region,
             }
         )
@@ -232,6 +243,13 @@ def control(
             except (KeyError, TypeError, ValueError) as error:
                 return _json({"error": f'clock takes {{"advance_seconds": n}}, n >= 0: {error}'}, 400)
         return _json({"now": clock.now().isoformat(), "offset_seconds": clock.offset()})
+    if what == "accounts":
+        if method == "POST":
+            try:
+                cloud.add_account(sent["id"], sent["name"])
+            except (KeyError, TypeError, ValueError) as error:
+                return _json({"error": f'accounts takes {{"id": 12 digits, "name"}}: {error}'}, 400)
+        return _json([{"id": i, "name": n, **_root_keys(cloud, i)} for i, n in cloud.accounts.items()])
     if what == "outbox":
         return _json(cloud.outbox)
     if what == "routes":
@@ -270,8 +288,12 @@ def control(
     if what == "calls":
         wanted = parse_qs(query).get("service")
         return _json([c for c in cloud.calls if not wanted or c["service"] in wanted])
-    there_are = "health, clock, outbox, settings, stacks, calls, denials, questions, policies, routes, studio"
-    return _json({"error": f"{what!r} is unknown; there are {there_are}"}, 404)
+    there_are = "health, accounts, clock, outbox, settings, stacks, calls, denials, questions, policies"
+    return _json({"error": f"{what!r} is unknown; there are {there_are}, routes, studio"}, 404)
+
+
+def _root_keys(cloud: Cloud, account: str) -> dict[str, str]:
+    return {"access_key": cloud.root_key(account), "secret_key": "test"}
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -116,14 +116,8 @@ def pull(cloud: Place, uri: str) -> Image:
     from localaws import base_images
 
     reference = parse(uri)
-    if reference.account != cloud.account:
-        base = base_images.find(uri)
-        if base is None:
-            raise ImageError(
-                f"{uri}: account {reference.account} is not this one ({cloud.account}), and the image is "
-                "none of "
-                f"AWS's that the local cloud knows: {', '.join(base_images.names())}"
-            )
+    base = base_images.find(uri) if reference.account != cloud.account else None
+    if base:
         empty = cloud.cache / "images" / "rootfs-empty"
         empty.mkdir(parents=True, exist_ok=True)
         return Image(
@@ -169,6 +163,14 @@ def read(cloud: Place, reference: Reference) -> tuple[str, dict[str, Any], dict[
     status, headers, body = call(
         cloud, reference, "GET", f"manifests/{reference.name}", headers={"Accept": MANIFEST}
     )
+    if status == 404 and reference.account != cloud.account and b"NAME_UNKNOWN" in body:
+        from localaws import base_images
+
+        raise ImageError(
+            f"{reference.registry}/{reference.repository}: account {reference.account} is not this one "
+            f"({cloud.account}) and has no such repository, and the image is none of AWS's that the local "
+            f"cloud knows: {', '.join(base_images.names())}"
+        )
     if status == 404:
         raise ImageError(
             f"manifest for {reference.registry}/{reference.repository}:{reference.name} not found: "

@@ -16,6 +16,7 @@ from localaws.hooks import (
     clocks,
     cloudformation,
     events,
+    foreign,
     functions,
     identity,
     keys,
@@ -29,7 +30,7 @@ from localaws.hooks import (
 )
 from localaws.hooks.cloudformation import service_documents, service_tags
 from localaws.hooks.events import put_service_event
-from localaws.hooks.identity import caller_arn, scope_request
+from localaws.hooks.identity import caller_arn, scope_request, serve_in
 
 if TYPE_CHECKING:
     from localaws.cloud import Cloud
@@ -41,6 +42,7 @@ __all__ = [
     "install",
     "put_service_event",
     "scope_request",
+    "serve_in",
     "service_documents",
     "service_tags",
 ]
@@ -51,6 +53,7 @@ _MODULES = (
     clocks,
     cloudformation,
     events,
+    foreign,
     functions,
     identity,
     keys,
@@ -92,6 +95,8 @@ def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.T
     storage.images_are_told()
     storage.registry_tokens(cloud)
     cloudformation.refuse_unknown_parameters()
+    identity.serve_where_told()
+    foreign.refuse_copies()
     identity.refuse_trust_policies()
     identity.keep_boundaries()
     functions.run_under_roles(cloud)

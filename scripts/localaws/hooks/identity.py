@@ -23,7 +23,11 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.cloudformation.provisioners:_RESOURCE_HANDLERS",
     ),
     "caller": ("ministack.services.sts:_sessions",),
-    "scope": ("ministack.core.responses:request_scope", "ministack.core.responses:set_request_account_id"),
+    "scope": (
+        "ministack.core.responses:request_scope",
+        "ministack.core.responses:_request_account_id",
+        "ministack.app:set_request_account_id",
+    ),
 }
 
 
@@ -63,14 +67,46 @@ def keep_boundaries() -> None:
     handler["create"], handler["update"] = bounded_create, bounded_update
 
 
-def scope_request(cloud: Cloud, access_key: str) -> contextvars.Context:
-    """A context in which account, region and caller of a request are set."""
-    from ministack.core.responses import set_request_account_id, set_request_region
+#: the account in which the emulator serves the current request
+_serving: contextvars.ContextVar[str] = contextvars.ContextVar("localaws_serving", default="")
+
+
+def serve_in(account: str) -> None:
+    """Say in which account the emulator serves the current request."""
+    from ministack.core import responses
+
+    _serving.set(account)
+    responses._request_account_id.set(account)  # it looks for none in requests without a signature
+
+
+def serve_where_told() -> None:
+    """Let the emulator work in the account that the gateway found, not in that of the access key.
+
+    What a request names may be in another account, and the keys of work inside AWS are known to nobody else.
+    """
+    from ministack import app
+    from ministack.core import responses
+
+    original = app.set_request_account_id
+
+    def enter(access_key: str) -> None:
+        if _serving.get():
+            responses._request_account_id.set(_serving.get())
+        else:
+            original(access_key)
+
+    app.set_request_account_id = enter
+
+
+def scope_request(cloud: Cloud, access_key: str, account: str = "") -> contextvars.Context:
+    """A context in which account (by itself the access key's), region and caller of a request are set."""
+    from ministack.core import responses
+    from ministack.core.responses import set_request_region
 
     context = contextvars.copy_context()
 
     def enter() -> None:
-        set_request_account_id(access_key)
+        responses._request_account_id.set(account or cloud.account_of_key(access_key))
         set_request_region(cloud.region)
         caller_key.set(access_key)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from localaws.errors import AwsError
 from localaws.hooks import policies
-from localaws.permissions import handed_roles, implied, mapping, requests
+from localaws.permissions import handed_roles, implied, mapping, requests, whereabouts
 from localaws.permissions.access import Access
 from localaws.permissions.callers import Caller, caller_of
 from localaws.permissions.engine import AccessDenied, Policies, Principal, decide
@@ -37,6 +37,7 @@ class Evidence:
             self.denials.append(
                 {
                     "at": time.time(),
+                    "account": caller.account,
                     "by": caller.arn,
                     "action": "",
                     "resource": "",
@@ -74,6 +75,7 @@ class Evidence:
                 key,
                 {
                     "role": caller.role_arn,
+                    "account": caller.account,
                     "by": caller.arn,
                     "action": access.action,
                     "resource": access.resource,
@@ -91,6 +93,7 @@ class Evidence:
                 self.denials.append(
                     {
                         "at": time.time(),
+                        "account": caller.account,
                         "by": caller.arn,
                         "action": access.action,
                         "resource": access.resource,
@@ -103,18 +106,26 @@ def check(
     cloud: Cloud,
     access_key: str,
     service: str,
+    request: requests.Request | None,
     method: str,
     path: str,
     headers: dict[str, str],
     query: str,
     body: bytes,
 ) -> None:
-    """Let a request pass, or raise AwsError: an unknown key, no way out of a VPC, AccessDenied."""
+    """Let a request pass, or raise AwsError: an unknown key, no way out of a VPC, AccessDenied.
+
+    ``request`` is the call that was read in the request, None when it is none.
+    """
     caller = caller_of(cloud, access_key)
-    request = requests.read(service, method, path, headers, query, body)
+    if caller.internal:
+        return
     if request is not None:
         cloud.record_call(service, request.operation, caller.role_arn or "root")
     if caller.unrestricted:
+        if request is not None and whereabouts.names_others(cloud, request):
+            for access in questions(cloud, request):
+                authorize(cloud, caller, access)
         return
     if request is None:  # what nobody can name nobody is allowed
         what = headers.get("x-amz-target") or f"{method} {path}"
@@ -158,34 +169,31 @@ def authorize(cloud: Cloud, caller: Caller, access: Access, endpoint: Any = None
 
     With the setting ``enforce`` off a denial is kept as evidence only.
     """
-    if caller.unrestricted:
+    owner = whereabouts.owner(access.resource)
+    if caller.internal or caller.unrestricted and owner in (None, caller.account):
         return
-    access = mapping.with_tags(cloud, access)
+    there = cloud.at(owner if owner in cloud.accounts else caller.account)
+    with there.scope():
+        access = mapping.with_tags(there, access)
+        found = _resource_policy(there, access)
     context = dict(access.context)
     if endpoint is not None:
         context.update(endpoint.context)
     access = Access(access.action, access.resource, context)
-    found = _resource_policy(cloud, access)
     having = Policies(
         caller.identity,
         caller.boundary,
         caller.session,
         found[0] if found else None,
-        found[1] if found else owner(access.resource),
+        found[1] if found else owner,
         endpoint.policy if endpoint is not None else None,
     )
-    principal = Principal(caller.arn, caller.account, caller.role_arn, keys=caller.keys)
+    principal = Principal(caller.arn, caller.account, caller.role_arn, caller.kind, caller.keys)
     decision = decide(principal, access, having, cloud.region)
     denial = None if decision.allowed else AccessDenied(caller.arn, access, decision)
     cloud.evidence.keep(caller, access, having, denial.message if denial else "")
     if denial and cloud.enforce:
         raise denial
-
-
-def owner(arn: str) -> str | None:
-    """The account in an ARN, None where there is none (S3, AWS's own)."""
-    parts = arn.split(":")
-    return parts[4] if len(parts) > 5 and parts[4].isdigit() else None
 
 
 def _resource_policy(cloud: Cloud, access: Access) -> tuple[Any, str | None] | None:
@@ -198,7 +206,7 @@ def _resource_policy(cloud: Cloud, access: Access) -> tuple[Any, str | None] | N
     ours = cloud.services.get(access.service)
     if hasattr(ours, "resource_policy"):
         found = ours.resource_policy(access.resource)
-        return (found, owner(access.resource)) if found else None
+        return (found, whereabouts.owner(access.resource)) if found else None
     found = policies.resource_policy(access.service, access.resource)
     return found if found and found[0] else None
 

@@ -37,7 +37,7 @@ def refusal(cloud: Cloud, method: str, path: str, headers: dict[str, str]) -> Re
     if not match:
         return None
     try:
-        caller = caller_of(cloud, cloud.tokens.get(_token(headers.get("authorization", "")), ""))
+        caller = caller_of(cloud, _access_key(cloud, headers))
         if caller.unrestricted:
             return None
         endpoint = gate.way_in(cloud, caller, "ecr.dkr")
@@ -50,6 +50,16 @@ def refusal(cloud: Cloud, method: str, path: str, headers: dict[str, str]) -> Re
         said = {"errors": [{"code": "DENIED", "message": error.message}]}
         return 403, {"Content-Type": "application/json"}, json.dumps(said).encode()
     return None
+
+
+def account(cloud: Cloud, headers: dict[str, str]) -> str:
+    """The account whose registry docker speaks to: the host's name begins with it."""
+    named = headers.get("host", "").partition(".dkr.ecr.")[0]
+    return named if named in cloud.accounts else cloud.account_of_key(_access_key(cloud, headers))
+
+
+def _access_key(cloud: Cloud, headers: dict[str, str]) -> str:
+    return cloud.tokens.get(_token(headers.get("authorization", "")), "")
 
 
 def _token(authorization: str) -> str:

@@ -631,7 +631,11 @@ def index(cloud: Cloud, method: str, path: str, headers: dict[str, str], query: 
 
     ``/codeartifact/<domain>/<repository>/pypi/simple/…``.
     """
-    service: CodeArtifact = cloud.services["codeartifact"]
+    token = _token(headers.get("authorization", ""))
+    service: CodeArtifact = next(
+        (s for a in cloud.accounts if token in (s := cloud.at(a).services["codeartifact"]).tokens),
+        cloud.services["codeartifact"],
+    )
     match = re.fullmatch(r"/codeartifact/([^/]+)/([^/]+)/pypi/(simple|files)(?:/(.*))?", path)
     upload = re.fullmatch(r"/codeartifact/([^/]+)/([^/]+)/pypi/()()", path) if method == "POST" else None
     match = match or upload

@@ -888,10 +888,15 @@ class CodeCommit(Service):
 
 
 # -- git over HTTP -------------------------------------------------------------------------------------
-def serve_git(
+def serve_git(cloud: Cloud, method: str, path: str, headers: dict[str, str], *sent: Any) -> Response:
+    """``git clone``, ``fetch`` and ``push`` at /v1/repos/<name>, by git's own HTTP backend."""
+    caller = hooks.scope_request(cloud, _access_key(headers))
+    return caller.run(_serve_git, cloud, method, path, headers, *sent)
+
+
+def _serve_git(
     cloud: Cloud, method: str, path: str, headers: dict[str, str], query: str, body: bytes
 ) -> Response:
-    """``git clone``, ``fetch`` and ``push`` at /v1/repos/<name>, by git's own HTTP backend."""
     name, _, rest = unquote(path.removeprefix("/v1/repos/")).partition("/")
     service: CodeCommit = cloud.services["codecommit"]
     found = service.repositories.get(name) or service.repositories.get(name.removesuffix(".git"))
@@ -914,16 +919,12 @@ def serve_git(
         "REMOTE_USER": "git",
         "REMOTE_ADDR": "127.0.0.1",
     }
-    token = caller_key.set(_access_key(headers))
-    try:
-        if refused := _refusal(found, rest, query, headers, body):
-            return refused
-        if rest == "git-receive-pack":
-            with found.announced(hooks.caller_arn(cloud)):
-                return _backend(found, env, body)
-        return _backend(found, env, body)
-    finally:
-        caller_key.reset(token)
+    if refused := _refusal(found, rest, query, headers, body):
+        return refused
+    if rest == "git-receive-pack":
+        with found.announced(hooks.caller_arn(cloud)):
+            return _backend(found, env, body)
+    return _backend(found, env, body)
 
 
 def _refusal(

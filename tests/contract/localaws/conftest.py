@@ -37,13 +37,14 @@ class LocalCloud:
         self.port, self.log = port, log
         self.endpoint = f"http://localhost:{port}"
         self.account, self.region = "123456789012", "us-east-1"
+        self.access_key = "test"
         self._clients: dict[str, Any] = {}
 
     def client(self, service: str, **credentials: str) -> Any:
         """A boto3 client; with credentials, under a role."""
         if not credentials and service in self._clients:
             return self._clients[service]
-        keys = credentials or {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+        keys = credentials or {"aws_access_key_id": self.access_key, "aws_secret_access_key": "test"}
         settings = Config(
             retries={"max_attempts": 1}, s3={"addressing_style": "path"}, inject_host_prefix=False
         )
@@ -54,12 +55,20 @@ class LocalCloud:
             self._clients[service] = made
         return made
 
+    def other_account(self, account: str) -> LocalCloud:
+        """The same cloud as the root of another account sees it; the account is opened."""
+        opened = self.control("accounts", id=account, name=f"account {account}")
+        other = LocalCloud(self.port, self.log)
+        other.account = account
+        other.access_key = next(a["access_key"] for a in opened if a["id"] == account)
+        return other
+
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs to use the cloud."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from localaws.errors import AwsError
-from localaws.hooks import keys, policies
+from localaws.hooks import foreign, keys, policies
 from localaws.permissions.access import Access
 from localaws.permissions.requests import Request
 
@@ -90,6 +90,7 @@ def kms(cloud: Cloud, request: Request) -> list[Access]:
     key = params.pop("KeyId", None) or params.pop("TargetKeyId", None)
     if key is None and params.get("CiphertextBlob"):
         key = policies.key_of_ciphertext(params["CiphertextBlob"])
+        key = key and f"{_kms(cloud, foreign.key_owner(key))}:key/{key}"
     if key:
         params["KeyArn"] = policies.key_arn(key) or (
             key if key.startswith("arn:") else f"{_kms(cloud)}:key/{key}"
@@ -99,8 +100,8 @@ def kms(cloud: Cloud, request: Request) -> list[Access]:
     return _generic(cloud, request, params, context)
 
 
-def _kms(cloud: Cloud) -> str:
-    return f"arn:{cloud.partition}:kms:{cloud.region}:{cloud.account}"
+def _kms(cloud: Cloud, account: str | None = None) -> str:
+    return f"arn:{cloud.partition}:kms:{cloud.region}:{account or cloud.account}"
 
 
 # -- parameters, logs, queues, topics --------------------------------------------------------------------

@@ -33,12 +33,23 @@ def sagemaker(cloud: Cloud, request: Request) -> list[Access]:
     )
     keys |= known_to(action, _space(cloud, request))
     asked = mapping.generic(cloud, action, params, keys)
+    if request.operation == "CreateModel":
+        asked += [Access(action, arn) for arn in foreign_packages(params, cloud.account)]
     if mapping.tags_in(params) and request.operation != "AddTags":
         tags = {k: v for k, v in asked[0].context.items() if k.startswith(("aws:RequestTag/", "aws:TagKeys"))}
         tagging = {**tags, "sagemaker:TaggingAction": request.operation}
         own = [a for a in asked if a.resource != "*"][:1]
         asked += [Access("sagemaker:AddTags", a.resource, tagging) for a in own]
     return asked + _through_the_catalog(cloud, request)
+
+
+def foreign_packages(params: Mapping[str, Any], account: str) -> list[str]:
+    """The model packages of other accounts in a call: their owner lets one make models of them, or not.
+
+    https://docs.aws.amazon.com/sagemaker/latest/dg/model-registry-deploy-xaccount.html
+    """
+    arns = {a for a in _values(params, "ModelPackageName") if isinstance(a, str) and a.startswith("arn:")}
+    return sorted(a for a in arns if a.split(":")[4] != account)
 
 
 def _through_the_catalog(cloud: Cloud, request: Request) -> list[Access]:

@@ -51,17 +51,16 @@ class JobBase(Base):
             reference = images.parse(uri)
         except images.ImageError as error:
             raise AwsError("ValidationException", f"Invalid image URI {uri}. {error}") from error
-        if reference.account != self.cloud.account:
+        if reference.account not in self.cloud.accounts:
             from localaws import base_images
 
             if base_images.find(uri) is None:
                 raise missing
             return
         wanted = {"imageDigest": reference.digest} if reference.digest else {"imageTag": reference.tag}
+        ecr = self.cloud.at(reference.account).client("ecr")
         try:
-            answer = self.cloud.client("ecr").describe_images(
-                repositoryName=reference.repository, imageIds=[wanted]
-            )
+            answer = ecr.describe_images(repositoryName=reference.repository, imageIds=[wanted])
         except ClientError as error:
             raise missing from error
         if not answer["imageDetails"]:

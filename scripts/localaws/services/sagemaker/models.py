@@ -73,7 +73,7 @@ class ModelsMixin(JobBase):
             raise AwsError(
                 "ValidationException", "ModelPackageName and Image or ModelDataUrl exclude one another."
             )
-        found = self.describe_model_package({"ModelPackageName": package})
+        found = self.in_account_of(package).describe_model_package({"ModelPackageName": package})
         if found["ModelPackageStatus"] != "Completed":
             raise AwsError(
                 "ValidationException",

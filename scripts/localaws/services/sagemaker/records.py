@@ -83,6 +83,12 @@ class Base(Service):
                     return record
         return None
 
+    def in_account_of(self, name_or_arn: str) -> Any:
+        """SageMaker of the account that an ARN names; this one for a name, or for an unknown account."""
+        parts = name_or_arn.split(":")
+        account = parts[4] if len(parts) > 5 else self.cloud.account
+        return self.cloud.at(account).services.get(self.name, self)
+
     # -- what many calls check ---------------------------------------------------------------------
     def check_execution_role(self, role: str, member: str = "RoleArn") -> None:
         """Refuse a role that does not exist or does not trust SageMaker, as Create* calls do."""

@@ -117,6 +117,12 @@ class RegistryMixin(Base):
     def delete_model_package_group_policy(self, params: Record) -> None:
         self.groups.get(params["ModelPackageGroupName"])["_policy"] = None
 
+    def resource_policy(self, arn: str) -> str | None:
+        """The policy that lets others in: a group's is that of its versions too."""
+        kind, _, path = arn.split(":", 5)[5].partition("/")
+        group = self.groups.find(path.partition("/")[0]) if kind.startswith("model-package") else None
+        return (group or {}).get("_policy")
+
     def _versions(self, group: str) -> list[Record]:
         return [p for p in self.packages.all() if p.get("ModelPackageGroupName") == group]
 
