@@ -119,6 +119,9 @@ def actions(pattern: str) -> tuple[Action, ...]:
             for key in kind.get("conditionKeys", [])
         }
         arns = tuple(re.sub(r"\$\{[^}]+\}", "*", kind["arn"]).lower() for kind in types)
+        if service.lower() == "apigateway" and name in ("DELETE", "GET", "PATCH", "POST", "PUT"):
+            # the reference has two pages of this prefix, of which the package keeps the resources of one
+            arns += ("arn:*:apigateway:*::/apis", "arn:*:apigateway:*::/apis/*")
         keys |= {key.lower() for key in details.get("conditionKeys", [])}
         own = frozenset(re.sub(r"\$\{[^}]+\}|<[^>]+>", "*", key) for key in keys)
         found.append(Action(f"{service}:{name}", arns, own))

@@ -69,6 +69,9 @@ SSM_CONTRACT = {
         /mlops/projects/<id>/user-product-id
         /mlops/projects/<id>/build-pipeline-name
         /mlops/projects/<id>/deploy-pipeline-name
+        /mlops/projects/<id>/api-role-arn
+        /mlops/projects/<id>/api-release-role-arn
+        /mlops/projects/<id>/api-check-function-arn
         /mlops/projects/<id>/traffic-function-arn
         /mlops/projects/<id>/retraining-state-machine-arn
         /mlops/projects/<id>/state-table-name

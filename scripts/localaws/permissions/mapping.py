@@ -36,6 +36,9 @@ PREFIXES = {
     "elbv2": "elasticloadbalancing",
 }
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
+#: resources of an HTTP API, as the reference's second page of the prefix apigateway has them
+_BELOW_APIS = ("Authorizer", "Authorizers", "Deployment", "Deployments", "Integration", "Integrations")
+_BELOW_APIS += ("Route", "Routes", "Stage", "Stages", "AccessLogSettings")
 
 
 @functools.cache
@@ -43,9 +46,16 @@ def action_details(action: str) -> dict[str, Any] | None:
     """What the reference says of an action, None when it does not know it."""
     prefix, _, name = action.partition(":")
     try:
-        return _IAM.actions.get_action_details(prefix, name)
+        found = _IAM.actions.get_action_details(prefix, name)
     except Exception:
         return None
+    if prefix == "apigateway" and name.isupper():
+        # the reference has two pages of this prefix; of its methods the package keeps the resources of one
+        others = [{"name": k, "conditionKeys": [], "required": False} for k in ("Api", "Apis", *_BELOW_APIS)]
+        known = {kind["name"] for kind in found["resourceTypes"]}
+        more = [kind for kind in others if kind["name"] not in known]
+        found = {**found, "resourceTypes": [*found["resourceTypes"], *more]}
+    return found
 
 
 @functools.cache
