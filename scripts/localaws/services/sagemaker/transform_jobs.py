@@ -9,6 +9,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from localaws.services.sagemaker.records import Collection, Record
 from localaws.services.sagemaker.running import Run
 
 LOGS = "/aws/sagemaker/TransformJobs"
+LARGEST_PAYLOAD = 100  # megabytes, of all requests at once
+AT_ONCE = 4  # requests of a job, whatever it asks for: the machine has few cores
 
 
 class TransformJobs(JobBase):
@@ -51,8 +54,16 @@ class TransformJobs(JobBase):
                 "ValidationException", f'Could not find model "{self.models.arn(params["ModelName"])}".'
             )
         self.check_one_instance(params["TransformResources"]["InstanceCount"])
+        _check_payload(params)
         if params.get("DataCaptureConfig"):
             _check_capture(params)
+        compression = params["TransformInput"].get("CompressionType", "None")
+        if compression != "None":
+            raise AwsError(
+                "NotImplemented",
+                f"CompressionType {compression}: the local cloud reads what is not packed",
+                501,
+            )
         split = params["TransformInput"].get("SplitType", "None")
         if split not in ("None", "Line"):
             raise AwsError(
@@ -115,6 +126,7 @@ class TransformJobs(JobBase):
             **model["_container"],
             "Environment": {
                 **(model["_container"].get("Environment") or {}),
+                **_told(record),
                 **(record.get("Environment") or {}),
             },
         }
@@ -125,14 +137,31 @@ class TransformJobs(JobBase):
         with tempfile.TemporaryDirectory(dir=run.folder) as folder:
             data.download(s3, source["S3Uri"], Path(folder), source["S3DataType"], role)
             names = sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
+            failed: list[str] = []
             try:
                 server.start()
                 for name in names:
-                    self._transform_file(record, server, s3, Path(folder, name), name, run)
+                    try:
+                        self._transform_file(record, server, s3, Path(folder, name), name, run)
+                    except RecordFailed as error:  # the others go on
+                        failed.append(f"{name}: {error}")
+                        self._data_log(record, source, name, error)
             finally:
                 server.stop()
+        if failed:  # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_TransformOutput.html
+            raise JobFailed(f"AlgorithmError: See job logs for more information ({failed[0]})")
         if record.get("DataCaptureConfig"):
             self._capture(record, s3, names)
+
+    def _data_log(self, record: Record, source: Record, name: str, error: RecordFailed) -> None:
+        """Write what the model refused into the stream that tells of the data, as SageMaker does."""
+        bucket, prefix = data.split(source["S3Uri"])
+        key = prefix if source["S3DataType"] == "S3Prefix" and not prefix.endswith("/") else prefix + name
+        head = f"{clock.now():%Y-%m-%dT%H:%M:%S}.000:[sagemaker logs]:"
+        kind = "ClientError" if error.status < 500 else "AlgorithmError"
+        texts = [f"{kind}: {error.status}", "", "Message:", *error.answer.splitlines()]
+        stream = f"{stream_name(record['TransformJobName'])}/data-log"
+        self.cloud.log_events(LOGS, stream, [f"{head} {bucket}/{key}: {text}" for text in texts])
 
     @staticmethod
     def _capture(record: Record, s3: Any, names: list[str]) -> None:
@@ -180,14 +209,19 @@ class TransformJobs(JobBase):
             ]
         else:
             single = record.get("BatchStrategy", "MultiRecord") == "SingleRecord"
-            answers = []
-            for batch in _batches([line for line in content.splitlines() if line], single, limit):
+
+            def transform(batch: list[bytes]) -> list[bytes]:
                 self.expect(run)
                 sent = b"\n".join(
                     _filtered(line, processing.get("InputFilter"), content_type) for line in batch
                 )
-                answer = self._ask(server, sent + b"\n", headers, name)
-                answers += _joined(batch, answer, processing, content_type, accept, name)
+                answer = self._ask(server, sent + b"\n", headers, name, record.get("ModelClientConfig"))
+                return _joined(batch, answer, processing, content_type, accept, name)
+
+            lines = [line for line in content.splitlines() if line]
+            with ThreadPoolExecutor(min(AT_ONCE, record.get("MaxConcurrentTransforms") or 1)) as pool:
+                parts = list(pool.map(transform, _batches(lines, single, limit, name)))
+            answers = [line for part in parts for line in part]
         join = (
             b"\n"
             if wanted.get("AssembleWith", "None") == "Line" or processing.get("JoinSource") == "Input"
@@ -202,24 +236,66 @@ class TransformJobs(JobBase):
         data.put(s3, bucket, key, body, wanted.get("KmsKeyId"))
 
     @staticmethod
-    def _ask(server: Server, body: bytes, headers: dict[str, str], name: str) -> bytes:
-        try:
-            status, _, content = server.invoke(body, headers, 600)
-        except NoAnswer as error:
-            raise JobFailed(f"AlgorithmError: no answer of the container for {name}: {error}") from error
-        if status != 200:
-            kind = "ClientError" if 400 <= status < 500 else "AlgorithmError"
-            raise JobFailed(
-                f"{kind}: See job logs for more information. Bad HTTP status received from "
-                f"algorithm: {status} for {name}: "
-                f"{content.decode(errors='replace')[:300]}"
-            )
-        return content
+    def _ask(
+        server: Server, body: bytes, headers: dict[str, str], name: str, client: Record | None = None
+    ) -> bytes:
+        """The answer; a server that fails is asked again as often as the job says."""
+        client = client or {}
+        timeout = client.get("InvocationsTimeoutInSeconds", 600)
+        for left in range(client.get("InvocationsMaxRetries", 3), -1, -1):
+            try:
+                status, _, content = server.invoke(body, headers, timeout)
+            except NoAnswer as error:
+                if not left:
+                    raise JobFailed(
+                        f"AlgorithmError: no answer of the container for {name}: {error}"
+                    ) from error
+                continue
+            if status == 200:
+                return content
+            if status < 500 or not left:
+                raise RecordFailed(status, content.decode(errors="replace")[:2000])
+        raise AssertionError("every way out is above")
 
     def _transform_event(self, record: Record) -> None:
         self.state_event(
             "SageMaker Transform Job State Change", "DescribeTransformJob", record, record["TransformJobArn"]
         )
+
+
+class RecordFailed(JobFailed):
+    """The model answered a record of a file with an error: the file has no output, other files do."""
+
+    def __init__(self, status: int, answer: str) -> None:
+        super().__init__(f"Bad HTTP status received from algorithm: {status}: {answer[:300]}")
+        self.status, self.answer = status, answer
+
+
+def _check_payload(params: Record) -> None:
+    """Refuse more payload at once than AWS takes.
+
+    https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTransformJob.html (MaxPayloadInMB)
+    """
+    at_once, size = params.get("MaxConcurrentTransforms") or 1, params.get("MaxPayloadInMB") or 0
+    if at_once * size > LARGEST_PAYLOAD:
+        raise AwsError(
+            "ValidationException",
+            f"MaxConcurrentTransforms {at_once} * MaxPayloadInMB {size} exceeds {LARGEST_PAYLOAD} MB",
+        )
+
+
+def _told(record: Record) -> Record:
+    """What SageMaker tells a container of its transform job.
+
+    https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-batch-code.html
+    """
+    single = record.get("BatchStrategy") == "SingleRecord"
+    return {
+        "SAGEMAKER_BATCH": "true",
+        "SAGEMAKER_MAX_PAYLOAD_IN_MB": str(record.get("MaxPayloadInMB", 6)),
+        "SAGEMAKER_BATCH_STRATEGY": "SINGLE_RECORD" if single else "MULTI_RECORD",
+        "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(record.get("MaxConcurrentTransforms") or 1),
+    }
 
 
 def _check_capture(params: Record) -> None:
@@ -256,10 +332,12 @@ def _with_ids(body: bytes, start: datetime, accept: str, name: str) -> bytes:
     return b"".join(line + b"\n" for line in lines)
 
 
-def _batches(lines: list[bytes], single: bool, limit: int) -> Iterator[list[bytes]]:
+def _batches(lines: list[bytes], single: bool, limit: int, name: str) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
     size = 0
     for line in lines:
+        if len(line) + 1 > limit:
+            raise JobFailed(f"ClientError: {name}: a record is larger than MaxPayloadInMB, {limit} bytes")
         if batch and (single or size + len(line) + 1 > limit):
             yield batch
             batch, size = [], 0
