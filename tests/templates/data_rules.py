@@ -167,13 +167,14 @@ def stores_have_keys(template: Template) -> Iterator[str]:
     for kind, paths in KEYS_OF.items():
         for name, properties in template.of_type(kind):
             for path in paths:
-                node: Any = properties
-                for part in path.split("."):
-                    node = node.get(part) if isinstance(node, dict) else None
-                if not node:
-                    yield f"{name} ({kind}) has no {path}"
-                elif "alias/aws/" in str(node):
-                    yield f"{name} ({kind}): {path} is a key of AWS"
+                nodes: list[Any] = [properties]
+                for part in path.split("."):  # what Fn::If may choose counts
+                    nodes = [one.get(part) for node in nodes for one in branches(node)] or [None]
+                for node in nodes:
+                    if not node:
+                        yield f"{name} ({kind}) has no {path}"
+                    elif "alias/aws/" in str(node):
+                        yield f"{name} ({kind}): {path} is a key of AWS"
 
 
 def topics_and_queues_are_closed(template: Template) -> Iterator[str]:
