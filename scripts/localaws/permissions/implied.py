@@ -219,6 +219,12 @@ def _sagemaker(cloud: Cloud, operation: str, p: Params) -> Iterator[Access]:
     if operation == "CreateDomain":
         # EFS and the volumes of spaces work with grants that whoever makes the domain gives
         yield from _uses(cloud, "sagemaker", p.get("KmsKeyId"), ("kms:CreateGrant", "kms:DescribeKey"))
+    elif operation in ("CreateModelCard", "UpdateModelCard", "DescribeModelCard"):
+        # https://docs.aws.amazon.com/sagemaker/latest/dg/model-cards-xaccount.html
+        card = cloud.services["sagemaker"].cards.find(p.get("ModelCardName", "")) or {}
+        config = p.get("SecurityConfig") or card.get("SecurityConfig") or {}
+        actions = ("kms:Decrypt",) if operation == "DescribeModelCard" else _DATA_KEY
+        yield from _uses(cloud, "sagemaker", config.get("KmsKeyId"), actions)
     elif operation.startswith("Create") and operation.endswith("Job"):
         role = p.get("RoleArn") or _role_of_model(cloud, p.get("ModelName", ""))
         for key in dict.fromkeys(_volume_keys(p)):

@@ -22,7 +22,7 @@ ALLOWED = (
     r"python -m mlops_cicd\.(\w+)( .+)?",
     r"\. \./\w+\.env",
 )
-MODULES = ["validate", "images", "run_pipeline", "select", "smoke_test", "associate_user"]
+MODULES = ["validate", "images", "run_pipeline", "select", "smoke_test", "model_cards", "associate_user"]
 MODULES += ["platform_release", "platform_sync"]
 
 
@@ -35,9 +35,9 @@ def commands(spec: dict[str, Any]) -> list[str]:
     return [command for phase in spec["phases"].values() for command in phase["commands"]]
 
 
-def test_the_seven_buildspecs_are_there() -> None:
+def test_the_eight_buildspecs_are_there() -> None:
     names = {path.stem for path in FOLDER.glob("*.yml")}
-    assert names == {"validate", "images", "train", "select", "test", "associate", "platform"}
+    assert names == {"validate", "images", "train", "select", "test", "record", "associate", "platform"}
 
 
 def test_a_buildspec_only_calls_scripts(spec: dict[str, Any]) -> None:

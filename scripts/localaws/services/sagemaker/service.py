@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from localaws.services.sagemaker.endpoints import EndpointsMixin
 from localaws.services.sagemaker.jobs import JobsMixin
+from localaws.services.sagemaker.model_cards import ModelCardsMixin
 from localaws.services.sagemaker.models import ModelsMixin
 from localaws.services.sagemaker.monitoring_schedules import MonitoringSchedulesMixin
 from localaws.services.sagemaker.pipelines import PipelinesMixin
@@ -21,6 +22,7 @@ class SageMaker(
     JobsMixin,
     PipelinesMixin,
     ModelsMixin,
+    ModelCardsMixin,
     MonitoringSchedulesMixin,
     EndpointsMixin,
 ):

@@ -1,0 +1,1 @@
+"""Model cards: what happened to a version (history), what its card says (content), how it reads (page)."""
