@@ -19,6 +19,7 @@ SSM_CONTRACT = {
         /mlops/infra/vpc-id
         /mlops/infra/private-subnet-ids
         /mlops/infra/compute-security-group-id
+        /mlops/infra/execute-api-endpoint-id
         /mlops/infra/endpoint-security-group-id
         /mlops/infra/platform-key-arn
         /mlops/infra/artifact-bucket-name
