@@ -1,8 +1,10 @@
-"""CloudWatch: which series an alarm reads, whom its actions reach, and the event of each change."""
+"""CloudWatch: what an alarm reads and when, whom its actions reach, and the event of each change."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from localaws import clock
@@ -19,6 +21,14 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.cloudwatch:_evaluate_alarm",
         "ministack.services.cloudwatch:_metrics",
         "ministack.services.cloudwatch:_dims_key",
+        "ministack.services.cloudwatch:_calc_stats",
+        "ministack.services.cloudwatch:_stat_value",
+        "ministack.services.cloudwatch:_record_history",
+        "ministack.services.cloudwatch:_evaluate_parent_alarms",
+    ),
+    "alarm_periods": (
+        "ministack.services.cloudwatch:_alarms",
+        "ministack.services.cloudwatch:_evaluate_all_alarms",
     ),
     "alarm_actions": (
         "ministack.services.cloudwatch:_dispatch_alarm_actions",
@@ -28,38 +38,149 @@ HOOKS: dict[str, tuple[str, ...]] = {
 }
 
 
+#: seconds for which a state that somebody set holds: alarms are evaluated every minute
+_MINUTE = 60
+#: real seconds between two evaluations of all alarms, besides those on new data and moves of the clock
+_TICK = 5.0
+_COMPARE = {
+    "GreaterThanOrEqualToThreshold": lambda value, threshold: value >= threshold,
+    "GreaterThanThreshold": lambda value, threshold: value > threshold,
+    "LessThanThreshold": lambda value, threshold: value < threshold,
+    "LessThanOrEqualToThreshold": lambda value, threshold: value <= threshold,
+}
+#: (account, alarm) → the moment since which a deployment watches it in compressed time
+_hurried: dict[tuple[str, str], float] = {}
+_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def hurried(cloud: Cloud, names: list[str]) -> Iterator[None]:
+    """Let alarms judge all that came since now as one period, while waits pass faster than on AWS.
+
+    A baking period of minutes then lasts seconds, in which no alarm sees the periods that it asks for.
+    """
+    now, account = clock.time(), cloud.account
+    keys = [(account, name) for name in names] if cloud.time_scale < 1 else []
+    _hurried.update(dict.fromkeys(keys, now))
+    try:
+        yield
+    finally:
+        for key in keys:
+            _hurried.pop(key, None)
+
+
+def state_of(breaching: list[bool | None], wanted: int, missing: str) -> str | None:
+    """The state by periods (newest first, None without data); None for the one that it has.
+
+    https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarms-and-missing-data.html
+    """
+    real = [b for b in breaching if b is not None]
+    if missing in ("breaching", "notBreaching"):
+        filled = [missing == "breaching" if b is None else b for b in breaching]
+        return "ALARM" if sum(filled) >= wanted else "OK"
+    if not real:
+        return None if missing == "ignore" else "INSUFFICIENT_DATA"
+    # few data points suffice when the oldest is old enough and none after it speaks against
+    oldest = max((n for n, b in enumerate(breaching) if b), default=-1)
+    premature = oldest + 1 >= wanted and False not in breaching[: oldest + 1] and missing == "missing"
+    if sum(real) >= wanted or premature:
+        return "ALARM"
+    return "OK" if False in real else None
+
+
+def _periods(alarm: dict, points: list[dict], now: float, account: str) -> tuple[list[list[dict]], int]:
+    """The data points of each period, newest first, and how many periods must breach."""
+    since = _hurried.get((account, alarm["AlarmName"]))
+    if since is not None:
+        return [[p for p in points if p["Timestamp"] >= int(since)]], 1
+    length, count = int(alarm.get("Period") or 60), int(alarm.get("EvaluationPeriods") or 1)
+    found: list[list[dict]] = [[] for _ in range(count)]
+    for point in points:
+        number = max(0, int((now - point["Timestamp"]) // length))
+        if number < count:
+            found[number].append(point)
+    return found, int(alarm.get("DatapointsToAlarm") or count)
+
+
 def alarms_mind_dimensions() -> None:
-    """Let an alarm read only the series whose dimensions equal its own, not all of the metric's name."""
+    """Evaluate an alarm on the series whose dimensions equal its own, by periods, as AWS does."""
     from ministack.services import cloudwatch
 
-    original, metrics, lock = cloudwatch._evaluate_alarm, cloudwatch._metrics, threading.RLock()
-
-    def evaluate(alarm: dict) -> Any:
-        wanted = cloudwatch._dims_key({d["Name"]: d["Value"] for d in alarm.get("Dimensions") or []})
-
-        class View:
-            """The metrics store, listing only the alarm's own series."""
-
-            def items(self) -> list:
-                return [(k, v) for k, v in metrics.items() if k[2] == wanted]
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(metrics, name)
-
-            def __getitem__(self, key: Any) -> Any:
-                return metrics[key]
-
-            def __setitem__(self, key: Any, value: Any) -> None:
-                metrics[key] = value
-
-        with lock:
-            cloudwatch._metrics = View()
-            try:
-                return original(alarm)
-            finally:
-                cloudwatch._metrics = metrics
+    def evaluate(alarm: dict) -> None:
+        namespace, metric = alarm.get("Namespace"), alarm.get("MetricName")
+        compare = _COMPARE.get(alarm.get("ComparisonOperator", ""))
+        if not namespace or not metric or compare is None:
+            return
+        with _lock:
+            now, old = clock.time(), alarm["StateValue"]
+            by_hand = old != alarm.get("_evaluated", "INSUFFICIENT_DATA")
+            if by_hand and now - alarm.get("StateUpdatedTimestamp", 0) < _MINUTE:
+                return
+            place = cloudwatch._dims_key({d["Name"]: d["Value"] for d in alarm.get("Dimensions") or []})
+            points = cloudwatch._metrics.get((namespace, metric, place)) or []
+            if alarm.get("Unit"):
+                points = [p for p in points if p.get("Unit") == alarm["Unit"]]
+            missing = alarm.get("TreatMissingData") or "missing"
+            if not points and missing in ("missing", "ignore"):
+                return
+            account = alarm.get("AlarmArn", "::::").split(":")[4]
+            statistic = alarm.get("ExtendedStatistic") or alarm.get("Statistic") or "Average"
+            threshold = float(alarm.get("Threshold") or 0)
+            periods, wanted = _periods(alarm, points, now, account)
+            values = [
+                cloudwatch._stat_value(cloudwatch._calc_stats(p), statistic, p) if p else None
+                for p in periods
+            ]
+            breaching = [None if v is None else compare(v, threshold) for v in values]
+            new = state_of(breaching, wanted, missing) or old
+            alarm["_evaluated"] = new
+            newest = next((v for v in values if v is not None), None)
+            if new != old:
+                reason = f"Threshold Crossed: {statistic} {newest} {alarm['ComparisonOperator']} {threshold}"
+                alarm |= {"StateValue": new, "StateReason": reason, "StateUpdatedTimestamp": int(now)}
+                cloudwatch._record_history(alarm["AlarmName"], old, new, reason)
+                cloudwatch._dispatch_alarm_actions(alarm, old, new, reason)
+                cloudwatch._evaluate_parent_alarms(alarm)
+        if new == "ALARM" and newest is not None and _scaling(alarm):
+            _scale(alarm, newest)
 
     cloudwatch._evaluate_alarm = evaluate
+
+
+#: what hands an alarm with scaling actions to Application Auto Scaling (set with the actions' hook)
+_scalers: list[Any] = []
+
+
+def _scaling(alarm: dict) -> list[str]:
+    return [a for a in alarm.get("AlarmActions") or [] if ":scalingPolicy:" in a]
+
+
+def _scale(alarm: dict, value: float) -> None:
+    for scaler in _scalers:
+        scaler(alarm, value)
+
+
+def evaluate_everywhere() -> None:
+    """Evaluate the alarms of all accounts and regions."""
+    from ministack.core.responses import request_scope
+    from ministack.services import cloudwatch
+
+    places = {tuple(arn.split(":")[3:5]) for arn in (a["AlarmArn"] for a in cloudwatch._alarms.all_values())}
+    for region, account in places:
+        with request_scope(account, region):
+            cloudwatch._evaluate_all_alarms()
+
+
+def alarms_mind_time(cloud: Cloud) -> None:
+    """Evaluate alarms as time passes, not only when data comes: what is over is over."""
+    clock.on_advance(evaluate_everywhere)
+
+    def tick() -> None:
+        while not cloud.stopping:
+            cloud.wait_until(lambda: False, _TICK, 1.0)
+            evaluate_everywhere()
+
+    cloud.spawn(tick, name="alarms")
 
 
 def tell_of_lost_actions(cloud: Cloud) -> None:
@@ -71,7 +192,17 @@ def tell_of_lost_actions(cloud: Cloud) -> None:
 
     original = cloudwatch._dispatch_alarm_actions
 
+    def scale(alarm: dict, value: float) -> None:
+        scaling = cloud.services["application-autoscaling"]
+        # scaling calls SageMaker and CloudWatch, which the alarm is being evaluated in
+        cloud.spawn(scaling.alarm_is_on, dict(alarm), value, name="scaling")
+
+    _scalers.append(scale)
+    alarms_mind_time(cloud)
+
     def reaches(alarm: dict, arn: str) -> bool:
+        if ":scalingPolicy:" in arn:
+            return False  # not by the emulator: it is applied with each evaluation
         topic = sns._topic_by_arn_any_scope(arn)
         reason = f"alarm {alarm.get('AlarmName')}: "
         if not topic:

@@ -232,7 +232,8 @@ def _sagemaker(cloud: Cloud, operation: str, p: Params) -> Iterator[Access]:
     elif operation in ("CreateEndpoint", "UpdateEndpoint"):
         service = cloud.services["sagemaker"]
         config = service.endpoint_configs.find(p.get("EndpointConfigName", "")) or {}
-        roles = [_role_of_model(cloud, v.get("ModelName", "")) for v in config.get("ProductionVariants", [])]
+        variants = [*config.get("ProductionVariants", []), *config.get("ShadowProductionVariants", [])]
+        roles = [_role_of_model(cloud, v.get("ModelName", "")) for v in variants]
         yield from _volume(cloud, config.get("KmsKeyId"), roles)
 
 

@@ -320,6 +320,35 @@ def test_hook_alarm_dimensions(cloud):
     cloud.wait(lambda: state() == "ALARM")
 
 
+def test_hook_alarm_periods(cloud):
+    """Two of two minutes must breach; a state passes with its data; one set by hand holds for a minute."""
+    watch, name = cloud.client("cloudwatch"), cloud.name("alarm")
+    watch.put_metric_alarm(
+        AlarmName=name, Namespace="Test", MetricName=name, Statistic="Maximum", Period=60,
+        EvaluationPeriods=2, Threshold=1, ComparisonOperator="GreaterThanThreshold",
+        TreatMissingData="notBreaching",
+    )  # fmt: skip
+
+    def report(value: float) -> None:
+        watch.put_metric_data(Namespace="Test", MetricData=[{"MetricName": name, "Value": value}])
+
+    def state() -> str:
+        return watch.describe_alarms(AlarmNames=[name])["MetricAlarms"][0]["StateValue"]
+
+    report(5)
+    assert state() == "OK", "one minute of two"
+    cloud.control("clock", advance_seconds=60)
+    report(5)
+    assert state() == "ALARM"
+    cloud.control("clock", advance_seconds=120)
+    assert state() == "OK", "nothing new breaches"
+    watch.set_alarm_state(AlarmName=name, StateValue="ALARM", StateReason="a test")
+    report(0)
+    assert state() == "ALARM"
+    cloud.control("clock", advance_seconds=61)
+    assert state() == "OK"
+
+
 def test_hook_alarm_actions(cloud):
     watch, sns, name = cloud.client("cloudwatch"), cloud.client("sns"), cloud.name("alarm")
     topics = [sns.create_topic(Name=f"{name}-{which}")["TopicArn"] for which in ("open", "closed")]

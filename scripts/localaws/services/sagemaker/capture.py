@@ -8,7 +8,9 @@ import json
 import random
 import threading
 import uuid
-from datetime import datetime
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from localaws import clock
@@ -29,7 +31,8 @@ class Recorder:
         self.service, self.cloud = service, service.cloud
         self._lock, self._sending = threading.Lock(), threading.Lock()
         self._lines: dict[tuple[str, str, str, str], list[str]] = {}
-        self._metrics: list[Record] = []
+        #: second, name, dimensions, unit → how often each value was seen
+        self._metrics: dict[tuple[int, str, tuple, str], Counter[float]] = {}
         self._timer: threading.Timer | None = None
         clock.on_advance(
             self.flush
@@ -63,21 +66,14 @@ class Recorder:
             self._lines.setdefault((folder, role, config.get("KmsKeyId") or "", endpoint), []).append(line)
         self._schedule()
 
-    def measure(self, endpoint: str, variant: str, values: dict[str, tuple[float, str]]) -> None:
-        """Record metrics of one invocation: name → value and unit."""
-        stamp = clock.now()
-        dimensions = [{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": variant}]
+    def measure(self, where: dict[str, str], values: dict[str, tuple[float, str]]) -> None:
+        """Record metrics of one invocation: dimensions; name → value and unit."""
+        second, place = int(clock.time()), tuple(where.items())
         with self._lock:
-            self._metrics += [
-                {
-                    "MetricName": name,
-                    "Value": value,
-                    "Unit": unit,
-                    "Timestamp": stamp,
-                    "Dimensions": dimensions,
-                }
-                for name, (value, unit) in values.items()
-            ]
+            for name, (value, unit) in values.items():
+                # three digits of a latency: many requests of a second then share their values
+                rounded = float(f"{value:.3g}")
+                self._metrics.setdefault((second, name, place, unit), Counter())[rounded] += 1
         self._schedule()
 
     def flush(self) -> None:
@@ -85,7 +81,7 @@ class Recorder:
         with self._sending:
             with self._lock:
                 lines, self._lines = self._lines, {}
-                metrics, self._metrics = self._metrics, []
+                metrics, self._metrics = self._metrics, {}
                 self._timer = None
             for (folder, role, key, endpoint), waiting in lines.items():
                 name = f"{clock.now().strftime('%M-%S')}-{random.randrange(1000):03d}-{uuid.uuid4()}.jsonl"
@@ -100,10 +96,10 @@ class Recorder:
                     )
                 except Exception as error:
                     self.cloud.log.error("data capture of endpoint %s: %s", endpoint, error)
-            if metrics:
-                client = self.cloud.client("cloudwatch")
-                for start in range(0, len(metrics), 500):
-                    client.put_metric_data(Namespace="AWS/SageMaker", MetricData=metrics[start : start + 500])
+            rows = [row for key, counts in metrics.items() for row in _data(*key, counts)]
+            client = self.cloud.client("cloudwatch")
+            for start in range(0, len(rows), 200):
+                client.put_metric_data(Namespace="AWS/SageMaker", MetricData=rows[start : start + 200])
 
     def _schedule(self) -> None:
         with self._lock:
@@ -120,6 +116,21 @@ class Recorder:
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
+
+
+def _data(second: int, name: str, place: tuple, unit: str, counts: Counter[float]) -> Iterator[Record]:
+    """The data points of one metric in one second; PutMetricData takes 150 values in one."""
+    found = sorted(counts.items())
+    for start in range(0, len(found), 150):
+        some = found[start : start + 150]
+        yield {
+            "MetricName": name,
+            "Values": [value for value, _ in some],
+            "Counts": [float(count) for _, count in some],
+            "Unit": unit,
+            "Timestamp": datetime.fromtimestamp(second, tz=UTC),
+            "Dimensions": [{"Name": k, "Value": v} for k, v in place],
+        }
 
 
 def _part(config: Record, mode: str, body: bytes, content_type: str) -> Record:

@@ -1,4 +1,7 @@
-"""Model servers: the container's own server on a loopback port, for endpoints and transform jobs."""
+"""Model servers: the container's own server on a loopback port, for endpoints and transform jobs.
+
+Limits of AWS pass as fast as the cloud's other waits, but a process needs real time (``limit``).
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,18 @@ from localaws.services.sagemaker import data
 from localaws.services.sagemaker.running import LogFollower
 
 if TYPE_CHECKING:
+    from localaws.cloud import Cloud
     from localaws.services.sagemaker.job_base import JobBase
 
 Record = dict[str, Any]
 #: seconds that SageMaker waits for an answer of the container
+#: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html
 INVOCATION_TIMEOUT = 60
-#: real seconds for the container's first 200 at /ping; AWS waits minutes, because instances come slower
-PING_TIMEOUT = 60
+#: seconds for the container's first 200 at /ping (the same page), and for the model's download, by default
+PING_TIMEOUT, DOWNLOAD_TIMEOUT = 480, 3600
+#: seconds of AWS's time that limits count as at least: at the time scale 0.01 a server has 45 real seconds to
+#: start, and 60 to answer
+_START, _ANSWER = 4500, 6000
 
 
 class ServerFailed(RuntimeError):
@@ -31,8 +39,20 @@ class NoAnswer(RuntimeError):
     """The container did not answer in time, or not at all."""
 
 
+class Unreached(NoAnswer):
+    """Nothing listens: the request was not sent."""
+
+
+def limit(cloud: Cloud, seconds: float, least: float) -> float:
+    """Real seconds of a limit of AWS: scaled as waits are, counted as ``least`` of AWS's seconds at least."""
+    return min(seconds, max(seconds, least) * cloud.time_scale)
+
+
 class Server:
-    """One container that serves a model, for one variant of a fleet (or for a transform job)."""
+    """One container that serves a model, for an instance of a variant (or for a transform job).
+
+    With ``keep`` a container that ends is started again, as SageMaker does on an instance of an endpoint.
+    """
 
     def __init__(
         self,
@@ -42,43 +62,47 @@ class Server:
         where: str,
         log: tuple[str, str],
         model: Record,
+        keep: bool = False,
     ) -> None:
         self.service, self.cloud = service, service.cloud
         self.container, self.role, self.where = container, role, where
         self.vpc, self.isolated = model.get("VpcConfig"), model.get("EnableNetworkIsolation")
-        self.log = log
+        self.log, self._keep = log, keep
         self.folder = self.cloud.home / "sagemaker" / "servers" / self.cloud.new_id(length=12)
         self.image: images.Image | None = None
         self.port = 0
         self._popen: Any = None
-        self._answering = 0
-        self._counting = threading.Lock()
+        self.answering = 0  # requests under way; whoever routes counts them (fleets.py)
+        self.ready = False  # whether it passed its health check
         self._stopping = threading.Event()
         self._follower: threading.Thread | None = None
 
     # -- start, stop -----------------------------------------------------------------------------------------
-    def start(self, timeout: float | None = None) -> None:
-        """Fetch image and model, start the container, wait for its health. Raises ServerFailed."""
+    def start(self, startup: float | None = None, download: float | None = None) -> None:
+        """Fetch image and model, start the container, wait for its health. Raises ServerFailed.
+
+        ``startup`` and ``download`` are AWS's timeouts of a variant in seconds.
+        """
         try:
             self.image = images.pull(self.cloud, self.container["Image"])
         except images.ImageError as error:
             raise ServerFailed(
                 f"The {self.where} cannot pull its image {self.container['Image']}: {error}"
             ) from error
+        began = time.monotonic()
         self._fetch_model()
+        if time.monotonic() - began > limit(self.cloud, download or DOWNLOAD_TIMEOUT, _START):
+            raise ServerFailed(
+                f"The model data of the {self.where} was not downloaded and extracted within "
+                f"{download or DOWNLOAD_TIMEOUT:.0f} seconds (ModelDataDownloadTimeoutInSeconds)."
+            )
         self._launch()
-        self._wait_healthy(timeout or PING_TIMEOUT)
-
-    def drain(self, timeout: float = INVOCATION_TIMEOUT) -> None:
-        """Wait until no request is under way: what was routed here before is still answered."""
-        deadline = time.monotonic() + timeout
-        idle = 0
-        while idle < 3 and time.monotonic() < deadline and self.alive:
-            time.sleep(0.05)
-            idle = 0 if self._answering else idle + 1
+        self._wait_healthy(startup or PING_TIMEOUT)
+        self.ready = True
 
     def stop(self) -> None:
         """End the container, what it started, and its folder."""
+        self.ready = False
         self._stopping.set()
         if self._popen is not None:
             process.kill_tree(self._popen, 1.0)
@@ -128,21 +152,44 @@ class Server:
         self._follower = self.cloud.spawn(self._follow, follower, self._popen, name=f"log-{self.where}")
 
     def _follow(self, follower: LogFollower, popen: Any) -> None:
-        while not self._stopping.wait(0.5) and popen.poll() is None:
+        while not self._stopping.wait(0.2) and popen.poll() is None:
             follower.push()
         follower.close()
+        if self._keep and self.ready and not self._stopping.is_set() and not self.cloud.stopping:
+            self.ready = False
+            self.cloud.spawn(self._again, name=f"restart-{self.where}")
 
-    def _wait_healthy(self, timeout: float) -> None:
+    def _again(self) -> None:
+        """Start a container that has ended again until it is healthy."""
+        while not self._stopping.is_set() and not self.cloud.stopping:
+            self._launch()
+            try:
+                self._wait_healthy(PING_TIMEOUT)
+                self.ready = True
+                return
+            except ServerFailed as error:
+                self.cloud.log.warning("%s", error)
+                if self._popen is not None:
+                    process.kill_tree(self._popen, 1.0)
+                self._stopping.wait(1)
+
+    def _wait_healthy(self, seconds: float) -> None:
+        timeout = limit(self.cloud, seconds, _START)
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and self._popen.poll() is None and not self._stopping.is_set():
             if self.healthy():
                 return
             self._stopping.wait(0.1)
         ended = self._popen.poll()
+        if ended in (126, 127):  # there is nothing to run
+            raise ServerFailed(
+                f"CannotStartContainerError. Please ensure the {self.where} starts correctly when invoked "
+                f"with 'docker run <image> serve' (exit code {ended})"
+            )
         note = (
             f" (the container ended with exit code {ended})"
             if ended is not None
-            else f" (no HTTP 200 at /ping in {timeout:.0f} s)"
+            else f" (no HTTP 200 at /ping in {seconds:.0f} s, here {timeout:.0f} s)"
         )
         raise ServerFailed(
             f"The {self.where} did not pass the ping health check. Please check CloudWatch logs for "
@@ -161,28 +208,21 @@ class Server:
         """Whether the container still runs."""
         return self._popen is not None and self._popen.poll() is None
 
-    def restart(self) -> None:
-        """Start a container that has ended again, as SageMaker does. Raises ServerFailed."""
-        self._launch()
-        self._wait_healthy(PING_TIMEOUT)
-
     # -- requests --------------------------------------------------------------------------------------------
     def invoke(
         self, body: bytes, headers: dict[str, str], timeout: float = INVOCATION_TIMEOUT
     ) -> tuple[int, dict[str, str], bytes]:
         """POST /invocations: status, headers (lower case), body. Raises NoAnswer."""
-        with self._counting:
-            self._answering += 1
-        try:
-            return self._request("POST", "/invocations", body, headers, timeout)
-        finally:
-            with self._counting:
-                self._answering -= 1
+        return self._request("POST", "/invocations", body, headers, limit(self.cloud, timeout, _ANSWER))
 
     def _request(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str], timeout: float
     ) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.connect()
+        except OSError as error:
+            raise Unreached(str(error) or type(error).__name__) from error
         try:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
