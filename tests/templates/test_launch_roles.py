@@ -25,6 +25,8 @@ from localaws.permissions.handlers import Place, Resource
 from localaws.permissions.mapping import action_details, with_tags
 
 PROJECT, USER = "p-abcdefghijkl", "jane"
+# accounts of stages; a project whose stages are in its own account asks for less
+STAGING, PRODUCTION = "210987654321", "310987654321"
 CATALOG_OBJECT = "arn:aws:s3:::sc-catalog-of-aws/template"
 # What an administrator makes when the platform is launched; the deploy role only ever changes these.
 MADE_AT_LAUNCH = {
@@ -103,6 +105,7 @@ def world() -> tuple[World, StackModel, StackModel, StackModel]:
     made = World()
     nested = {p.stem.capitalize(): p for p in (CFN / "infra").glob("*.yaml")}
     given = {"AdminEmail": "a@b.com", "PortfolioPrincipalPattern": "role/x*", "OptionalEndpoints": "true"}
+    given["StageAccountIds"] = f"{STAGING},{PRODUCTION}"
     tags = {"department": "data"}  # an administrator may tag the stack: the tags reach everything in it
     infra = made.add(StackModel(CFN / "1-infra.yaml", "mlops-platform", given, tags=tags, nested=nested))
     ssm = parameters_written(infra)
@@ -111,6 +114,8 @@ def world() -> tuple[World, StackModel, StackModel, StackModel]:
         "SageMakerProjectId": PROJECT,
         "CostCenter": "4711",
         "OwnerEmail": "o@example.com",
+        "StagingAccountId": STAGING,
+        "ProductionAccountId": PRODUCTION,
     }
     nested = {p.stem.capitalize(): p for p in (CFN / "project").glob("*.yaml")}
     tags = {"sagemaker:project-id": PROJECT, "sagemaker:project-name": "churn"}
