@@ -126,9 +126,14 @@ class LocalCloud:
         with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)
 
-    def environment(self) -> dict[str, str]:
-        """For processes that use this cloud."""
-        return client_environment(self.port)
+    def open_account(self, account: str, name: str) -> None:
+        """Open one more account, as AWS Organizations would; its id is the access key of its root."""
+        self.control("accounts", {"id": account, "name": name})
+
+    def environment(self, account: str = ACCOUNT) -> dict[str, str]:
+        """For processes that use this cloud as an account's administrator."""
+        env = client_environment(self.port)
+        return env if account == ACCOUNT else env | {"AWS_ACCESS_KEY_ID": account}
 
     def last_words(self, lines: int = 30) -> str:
         """The end of its log."""

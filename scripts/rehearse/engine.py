@@ -30,7 +30,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 import account
 from rehearse import scenarios
-from rehearse.cloud import ROOT, CloudError, LocalCloud
+from rehearse.cloud import ACCOUNT, ROOT, CloudError, LocalCloud
 from rehearse.progress import Progress
 
 # local answers come fast; a call that hangs must become a finding before the person gives up
@@ -206,9 +206,9 @@ class Rehearsal:
 
     # --- what scenarios do with it
 
-    def administrator(self) -> boto3.Session:
-        """The administrator of the account: launches 1-infra and deletes it at the end, nothing else."""
-        env = self.cloud.environment()
+    def administrator(self, account: str = ACCOUNT) -> boto3.Session:
+        """The administrator of an account: launches what it begins with and deletes it, nothing else."""
+        env = self.cloud.environment(account)
         return boto3.Session(
             aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
@@ -221,7 +221,7 @@ class Rehearsal:
         Signing in with the account's own keys stands for the company's identity provider.
         """
         if (role, name) not in self._sessions:
-            sts = self.administrator().client("sts")
+            sts = self.administrator(role.split(":")[4]).client("sts")
             found = sts.assume_role(RoleArn=role, RoleSessionName=name)["Credentials"]
             self._sessions[role, name] = boto3.Session(
                 aws_access_key_id=found["AccessKeyId"],
