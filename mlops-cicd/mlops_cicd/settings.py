@@ -27,6 +27,8 @@ PROJECT_KEYS = (
     "model-package-group-name",
     "retraining-state-machine-arn",
 )
+# What projects of older releases have not: the empty text means the own account, and the project's key.
+LATER_KEYS = ("staging-account-id", "production-account-id", "bucket-key-arn")
 INFRA_KEYS = ("private-subnet-ids", "compute-security-group-id")
 IMAGES = ("preprocessing", "training", "inference")
 BATCH = 10  # GetParameters takes no more names
@@ -67,15 +69,20 @@ def checked_commit(text: str) -> str:
     return text
 
 
-def read_parameters(ssm: Any, paths: Iterable[str]) -> dict[str, str]:
-    """Values by path; a missing one is a fault that says which stack should have written it."""
-    wanted = list(paths)
+def read_parameters(ssm: Any, paths: Iterable[str], later: Iterable[str] = ()) -> dict[str, str]:
+    """Values by path; a missing one is a fault that says which stack should have written it.
+
+    Those of `later` may be missing: a project that was made before them has the empty text there.
+    """
+    may_miss = list(later)
+    wanted = [*paths, *may_miss]
     values: dict[str, str] = {}
     missing: list[str] = []
     for start in range(0, len(wanted), BATCH):
         answer = ssm.get_parameters(Names=wanted[start : start + BATCH], WithDecryption=True)
         values |= {parameter["Name"]: parameter["Value"] for parameter in answer["Parameters"]}
-        missing += answer["InvalidParameters"]
+        missing += [path for path in answer["InvalidParameters"] if path not in may_miss]
+    values |= {path: "" for path in may_miss if path not in values}
     if missing:
         writer = {"infra": "1-infra", "projects": "2-smproject"}.get(missing[0].split("/")[2], "its stack")
         if "/users/" in missing[0]:
@@ -107,6 +114,9 @@ class Project:
     retraining_state_machine_arn: str
     subnets: tuple[str, ...]
     security_groups: tuple[str, ...]
+    staging_account_id: str = ""  # empty: the project's own account
+    production_account_id: str = ""
+    bucket_key_arn: str = ""
 
     @property
     def partition(self) -> str:
@@ -192,9 +202,12 @@ def load_project(ssm: Any, project_id: str, region: str) -> Project:
     """Read a project's settings."""
     checked_project_id(project_id)
     values = read_parameters(
-        ssm, [project_path(project_id, key) for key in PROJECT_KEYS] + [infra_path(key) for key in INFRA_KEYS]
+        ssm,
+        [project_path(project_id, key) for key in PROJECT_KEYS] + [infra_path(key) for key in INFRA_KEYS],
+        [project_path(project_id, key) for key in LATER_KEYS],
     )
-    fields = {key.replace("-", "_"): values[project_path(project_id, key)] for key in PROJECT_KEYS}
+    keys = (*PROJECT_KEYS, *LATER_KEYS)
+    fields = {key.replace("-", "_"): values[project_path(project_id, key)] for key in keys}
     return Project(
         project_id=project_id,
         region=region,

@@ -24,7 +24,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
-from . import release_notes
+from . import accounts, release_notes
 from .config import load_config
 from .console import OK, Fault, say, script, table, write_env
 from .registry import ModelVersion, describe, read_json
@@ -152,7 +152,8 @@ def connect(
     """The client of the stage's endpoint."""
     endpoint, tests = project.resource(stage), DEFAULTS | (config["deployment"].get("tests") or {})
     settings = no_retries(int(tests["load_clients"]) + 2)
-    runtime, ids = session.client("sagemaker-runtime", config=settings), Counted(run)
+    there = accounts.stage_session(session, project, stage)
+    runtime, ids = there.client("sagemaker-runtime", config=settings), Counted(run)
     if config["deployment"].get("endpoint") == "asynchronous":
         return AsynchronousClient(
             runtime,
@@ -208,10 +209,10 @@ def main(
     config = load_config(options.project_dir / "mlops.yml")
     project = load_project(session.client("ssm"), options.project_id, session.region_name)
     sagemaker, s3 = session.client("sagemaker"), session.client("s3")
-    cloudformation = session.client("cloudformation")
+    there = accounts.stage_session(session, project, options.stage)
     endpoint = project.resource(options.stage)
-    arn = deployed_model(cloudformation, project, options.stage, options.model_package_arn)
-    status = sagemaker.describe_endpoint(EndpointName=endpoint)["EndpointStatus"]
+    arn = deployed_model(there.client("cloudformation"), project, options.stage, options.model_package_arn)
+    status = there.client("sagemaker").describe_endpoint(EndpointName=endpoint)["EndpointStatus"]
     if status != "InService":
         raise Fault(f"endpoint {endpoint} is {status}; it must be InService")
     say(f"testing {endpoint}, which runs {arn}")
@@ -230,7 +231,8 @@ def main(
     report = run_checks(subject)
     notes: dict[str, Any] = {}
     if options.stage == "staging":
-        live = options.live or live_model(cloudformation, project.resource("production"))
+        production = accounts.stage_session(session, project, "production")
+        live = options.live or live_model(production.client("cloudformation"), project.resource("production"))
         notes = notes_of(session, project, model, live if live != "none" else None)
     folder = prefix(model.version, execution, options.stage)
     content = {
