@@ -36,6 +36,7 @@ from statements import templates
 
 ADMIN_EMAIL = "platform@example.com"
 OWNER_EMAIL = "owner@example.com"
+LOAD_SECONDS = 3  # of the staging test; a minute by default
 ENDED = ("Succeeded", "Failed", "Stopped", "Superseded", "Cancelled")
 
 
@@ -487,9 +488,19 @@ def train(r: Rehearsal, made: Project, clone: Path, more: dict[str, str] | None 
                 **(more or {}),
             }
             r.check("version: 1" in text, "mlops.yml of the project has no `version: 1`")
+            settings = changed.get("mlops.yml", text)
+            changed["mlops.yml"] = with_short_load(settings)
             commit = push_change(r, made, clone, "first-model", "Note the first experiment", changed)
-            step.say(f"commit {commit[:8]}")
+            step.say(f"commit {commit[:8]}; the load test lasts {LOAD_SECONDS} s here instead of a minute")
         return build(r, made, commit)
+
+
+def with_short_load(settings: str) -> str:
+    """mlops.yml with a load test that a rehearsal has the time for."""
+    wanted = f"    load_seconds: {LOAD_SECONDS}\n"
+    if re.search(r"^    load_seconds:", settings, re.M):
+        return re.sub(r"^    load_seconds:.*\n", wanted, settings, flags=re.M)
+    return re.sub(r"^deployment:\n", f"deployment:\n  tests:\n{wanted}", settings, flags=re.M)
 
 
 def build(r: Rehearsal, made: Project, commit: str) -> dict[str, Any]:
@@ -628,6 +639,7 @@ def roll_out(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
         with r.step("the owner is asked, and production is approved") as step:
             asked = r.wait(f"an approval mail to {OWNER_EMAIL}", lambda: approval_mail(r), timeout=30)
             step.say(asked["subject"])
+            release_is_told(r, made, asked, execution, version)
             approve.answer_release(codepipeline, pipeline, "Approved", "rehearsal")
         with r.step("production is deployed, tested and monitored") as step:
             wait_for_execution(r, session, step, pipeline, execution)
@@ -649,6 +661,50 @@ def roll_out(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
             step.say(f"{made.endpoint} is InService; probability of a bad loan {float(score[0]):.3f}")
         status = account.stack_status(session.client("cloudformation"), f"mlops-{made.id}-monitoring")
         r.check(status.endswith("_COMPLETE"), f"stack mlops-{made.id}-monitoring is {status}")
+        with r.step("the model card tells the version's life") as step:
+            step.say(model_card(r, made, version["version"]))
+
+
+def release_is_told(
+    r: Rehearsal, made: Project, asked: dict[str, Any], execution: str, version: dict[str, Any]
+) -> None:
+    """The mail says what was tested and what would change, and links the report, which the person opens."""
+    told = re.search(r"^Additional information: (.+)$", asked["body"], re.M)
+    link = re.search(r"^URL for review: (\S+)$", asked["body"], re.M)
+    text = told[1] if told else ""
+    r.check("Passed all" in text and "auc" in text, f"the approval says: {text or 'nothing'}")
+    folder = f"releases/{version['version']}/{execution}/staging"
+    r.check(
+        bool(link) and link[1].endswith(f"{folder}/report.html"), f"the approval links {link and link[1]}"
+    )
+    s3, home = person(r, made).client("s3"), f"s3://{made.settings['bucket-name']}/{folder}"
+    report = json.loads(read_s3(s3, f"{home}/report.json"))
+    r.check(report["passed"], "the report says that the tests failed", report["failures"])
+    (r.folder / "release-report.html").write_bytes(read_s3(s3, f"{home}/report.html"))
+    r.facts.setdefault("releases", []).append(
+        {"version": version["version"], "approval": text, "checks": len(report["checks"])}
+        | {"load": report["measured"]["load"]}
+    )
+
+
+def model_card(r: Rehearsal, made: Project, version: int) -> str:
+    """The card of the version that was released, as the person of the project reads it."""
+    session = person(r, made)
+    sagemaker, name = session.client("sagemaker"), f"mlops-{made.id}-v{version}"
+
+    def released() -> dict[str, Any] | None:
+        card = sagemaker.describe_model_card(ModelCardName=name)
+        return card if "Released to production" in card["Content"] else None
+
+    card = r.wait(f"model card {name} to tell the release", released, timeout=60)
+    r.check(card["ModelCardStatus"] == "Approved", f"model card {name} is {card['ModelCardStatus']}")
+    details = json.loads(card["Content"])["additional_information"]["custom_details"]
+    events = [text for key, text in sorted(details.items()) if key.startswith("history_")]
+    page = read_s3(session.client("s3"), f"s3://{made.settings['bucket-name']}/model-cards/v{version}.html")
+    r.check(b"Life of the version" in page, f"the page of model card {name} lacks its life")
+    (r.folder / "model-card.html").write_bytes(page)
+    r.facts.setdefault("model_cards", {})[name] = events
+    return f"{name} is {card['ModelCardStatus']}, {len(events)} events: " + events[-1].partition(" ")[2]
 
 
 def approval_mail(r: Rehearsal) -> dict[str, Any] | None:
