@@ -63,7 +63,7 @@ def uncommented(text: str) -> str:
 
 def test_every_key_of_the_schema_is_read(composed: dict[str, bytes]) -> None:
     folders = (ROOT / "mlops-cicd/mlops_cicd", ROOT / "mlops-cicd/monitor")
-    code = [path.read_text() for folder in folders for path in folder.glob("*.py")]
+    code = [path.read_text() for folder in folders for path in folder.rglob("*.py")]
     code += [content.decode() for path, content in composed.items() if path.endswith(".py")]
     text = "\n".join(code)
     for path in schema_leaves(SCHEMA):
