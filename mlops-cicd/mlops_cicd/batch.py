@@ -48,7 +48,7 @@ def batch_parameters(
 
 def features_uri(config: dict[str, Any], model: ModelVersion) -> str:
     """S3 address of the file that names the version's features in order."""
-    from .select import monitored_kinds
+    from .render import monitored_kinds
 
     kind, folder = next(iter(monitored_kinds(config, model).items()))
     return f"{folder}/{kind}/{FEATURES_FILE}"

@@ -14,7 +14,7 @@ import yaml
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import ValidationError
 
-from . import deployment, monitoring
+from . import batch, deployment, monitoring
 from .console import Fault, is_hidden, quoted
 
 SCHEMA = Path(__file__).parents[1] / "schema" / "mlops.schema.json"
@@ -147,7 +147,8 @@ def check(text: str, name: str = "mlops.yml") -> list[str]:
     found = [(line_of(error, lines), explain(error)) for error in errors]
     found += [(lines.get(path, 1), sentence) for path, sentence in odd_values(content, ())]
     if not found:  # what the rules compare is of the right type then
-        full, rules = with_defaults(content, schema()), (monitoring.contradictions, deployment.contradictions)
+        full = with_defaults(content, schema())
+        rules = [one.contradictions for one in (monitoring, deployment, batch)]
         found = [(nearest(path, lines), sentence) for rule in rules for path, sentence in rule(full)]
     return problems + [f"{name} line {line}: {sentence}" for line, sentence in sorted(found)]
 

@@ -248,3 +248,24 @@ def capture_mistakes(config: dict[str, Any], kind: str) -> Iterator[tuple[KeyPat
             "deployment.api is set; allowed with deployment.endpoint asynchronous: no api, because callers "
             "put their requests into S3",
         )
+
+
+def impossible_changes(before: dict[str, str], after: dict[str, str], stack: str) -> Iterator[str]:
+    """What SageMaker would refuse in the middle of an update: said before anything is touched.
+
+    `before` and `after` are parameters of deploy/realtime.yaml; `before` is empty where nothing runs.
+    """
+    if not before or "EndpointKind" not in after:
+        return
+    kinds = before.get("EndpointKind", INSTANCES), after["EndpointKind"]
+    if kinds[0] != kinds[1]:
+        yield (
+            f"deployment.endpoint is {kinds[1]}, and {stack} is an endpoint of the kind {kinds[0]}, which "
+            f"cannot be changed. Set it back, or delete the stack {stack}, which ends the endpoint, before"
+        )
+    types = before.get("InstanceType"), after.get("InstanceType")
+    if before.get("ScalingMaximum", "0") != "0" and types[1] and types[0] != types[1]:
+        yield (
+            f"deployment.production.instance_type is {types[1]}, and {stack} scales on {types[0]}: SageMaker "
+            "changes the type of no endpoint that scales. Release once without autoscaling, then change it"
+        )

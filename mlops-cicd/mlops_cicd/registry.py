@@ -1,4 +1,4 @@
-"""Reads the model registry (flow F): a group's newest approved version, its baselines, its evaluation."""
+"""Reads the model registry (flow F): a group's last approved version, its baselines, its evaluation."""
 
 from __future__ import annotations
 
@@ -63,6 +63,11 @@ class ModelVersion:
             )
         return folder
 
+    def decided(self) -> tuple[float, int]:
+        """When it was approved or rejected, to sort by; of one that was never changed, when it was made."""
+        times = [self.description.get(name) for name in ("LastModifiedTime", "CreationTime")]
+        return next((one.timestamp() for one in times if one), 0.0), self.version
+
     @property
     def containers(self) -> list[dict[str, Any]]:
         """The containers that an endpoint of this version runs."""
@@ -74,18 +79,17 @@ class ModelVersion:
         return self.description.get("CustomerMetadataProperties") or {}
 
 
-def newest_approved(sagemaker: Any, group: str) -> ModelVersion | None:
-    """The newest version that a person approved, or None."""
+def last_approved(sagemaker: Any, group: str) -> ModelVersion | None:
+    """The approved version that was decided on last, or None.
+
+    The registry keeps no time of a decision, and no list of versions tells when they were changed; a
+    version's description does, and after its registration only a decision changes it.
+    """
     pages = sagemaker.get_paginator("list_model_packages").paginate(
-        ModelPackageGroupName=group,
-        ModelApprovalStatus="Approved",
-        SortBy="CreationTime",
-        SortOrder="Descending",
+        ModelPackageGroupName=group, ModelApprovalStatus="Approved"
     )
-    for page in pages:
-        for package in page["ModelPackageSummaryList"]:
-            return describe(sagemaker, package["ModelPackageArn"])
-    return None
+    arns = [package["ModelPackageArn"] for page in pages for package in page["ModelPackageSummaryList"]]
+    return max((describe(sagemaker, arn) for arn in arns), key=ModelVersion.decided, default=None)
 
 
 def describe(sagemaker: Any, arn: str) -> ModelVersion:

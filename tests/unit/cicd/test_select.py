@@ -1,10 +1,10 @@
-"""Stage Select: the newest approved version, once, with parameters that the stage templates declare."""
+"""Stage Select: the version approved last, once, with parameters that the stage templates declare."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from mlops_cicd import select
+from mlops_cicd import render, select
 from mlops_cicd.console import Fault
 from mlops_cicd.monitor_code import pack
 from mlops_cicd.settings import load_project
@@ -21,6 +21,8 @@ from .conftest import BUCKET, ECR, GROUP_ARN, NAME, PROJECT_ID, ROOT, Session
 
 BASELINE = f"s3://{BUCKET}/pipelines/{NAME}/a1b2c3d4e5f6/MonitoringBaseline/baseline"
 MODEL = f"s3://{BUCKET}/models/{NAME}/model.tar.gz"
+VARIABLES = ("DEPLOY", "SHADOW", "API", "MODEL_PACKAGE_ARN", "MODEL_VERSION", "LIVE_MODEL_PACKAGE_ARN")
+CONFIGURATIONS = {"staging", "shadow", "production", "api", "monitoring", "kpi"}
 NEW, OLD = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 
 
@@ -59,10 +61,16 @@ kpi: {quicksight_principal: 'arn:aws:quicksight:us-east-1:123456789012:group/def
 
 
 class Registry:
-    """A model registry: versions with approval, newest last."""
+    """A model registry: versions with approval, newest last; each was decided on when it was registered."""
 
     def __init__(self, *approvals: str, **description: Any) -> None:
-        self.approvals, self.description = approvals, description or QUALITY
+        self.approvals, self.description = list(approvals), description or QUALITY
+        self.decided = dict(enumerate(range(len(approvals)), start=1))
+
+    def decide(self, version: int, approval: str) -> None:
+        """A person decides again, later than everything before."""
+        self.approvals[version - 1] = approval
+        self.decided[version] = max(self.decided.values()) + 1
 
     def get_paginator(self, name: str) -> Registry:
         assert name == "list_model_packages"
@@ -70,7 +78,6 @@ class Registry:
 
     def paginate(self, **arguments: Any) -> list[dict[str, Any]]:
         assert arguments["ModelPackageGroupName"] == NAME
-        assert (arguments["SortBy"], arguments["SortOrder"]) == ("CreationTime", "Descending")
         wanted = arguments["ModelApprovalStatus"]
         found = [
             {"ModelPackageArn": f"{GROUP_ARN}/{number}"}
@@ -81,21 +88,26 @@ class Registry:
         return [{"ModelPackageSummaryList": []}, {"ModelPackageSummaryList": found[::-1]}]
 
     def describe_model_package(self, ModelPackageName: str) -> dict[str, Any]:  # noqa: N803
-        return {"ModelPackageVersion": int(ModelPackageName.rpartition("/")[2])} | self.description
+        version, begin = int(ModelPackageName.rpartition("/")[2]), datetime(2026, 1, 1, tzinfo=UTC)
+        times = {"CreationTime": begin + timedelta(hours=version)}
+        if self.decided[version] >= len(self.approvals):
+            times["LastModifiedTime"] = begin + timedelta(days=self.decided[version])
+        return {"ModelPackageVersion": version} | times | self.description
 
 
 class Stacks:
     """CloudFormation with at most the production stack."""
 
-    def __init__(self, model: str | None = None, status: str = "UPDATE_COMPLETE") -> None:
-        self.model, self.status = model, status
+    def __init__(self, model: str | None = None, status: str = "UPDATE_COMPLETE", **more: str) -> None:
+        self.model, self.status, self.more = model, status, more
 
     def describe_stacks(self, StackName: str) -> dict[str, Any]:  # noqa: N803
-        assert StackName == f"{NAME}-production"
-        if self.model is None:
+        assert StackName in (f"{NAME}-staging", f"{NAME}-production")
+        if self.model is None or StackName == f"{NAME}-staging":
             message = f"Stack with id {StackName} does not exist"
             raise ClientError({"Error": {"Code": "ValidationError", "Message": message}}, "DescribeStacks")
-        parameters = [{"ParameterKey": "ModelPackageArn", "ParameterValue": self.model}]
+        values = {"ModelPackageArn": self.model, **self.more}
+        parameters = [{"ParameterKey": name, "ParameterValue": value} for name, value in values.items()]
         return {"Stacks": [{"StackStatus": self.status, "Parameters": parameters}]}
 
 
@@ -130,23 +142,31 @@ def choose(
     code = select.main(argv, Session(sagemaker=registry, cloudformation=stacks, ecr=Images()))
     variables, rendered = {}, {}
     if (tmp_path / "select.env").exists():
-        script = f". {tmp_path}/select.env; echo $DEPLOY $MODEL_PACKAGE_ARN $MODEL_VERSION"
+        script = f". {tmp_path}/select.env; echo {' '.join(f'${name}' for name in VARIABLES)}"
         values = subprocess.run(
             ["sh", "-c", script], capture_output=True, text=True, check=True
         ).stdout.split()
-        variables = dict(zip(("DEPLOY", "MODEL_PACKAGE_ARN", "MODEL_VERSION"), values, strict=True))
+        variables = dict(zip(VARIABLES, values, strict=True))
         rendered = {
             path.stem: json.loads(path.read_text()) for path in (tmp_path / "rendered").glob("*.json")
         }
     return code, variables, rendered
 
 
-def test_the_newest_approved_version_is_deployed(aws: None, project_dir: Path, tmp_path: Path) -> None:
+def test_the_version_approved_last_is_deployed(aws: None, project_dir: Path, tmp_path: Path) -> None:
     registry = Registry("Approved", "Approved", "Rejected", "PendingManualApproval")
     code, variables, rendered = choose(project_dir, tmp_path, registry, Stacks(f"{GROUP_ARN}/1"))
     assert code == 0
-    assert variables == {"DEPLOY": "true", "MODEL_PACKAGE_ARN": f"{GROUP_ARN}/2", "MODEL_VERSION": "2"}
-    assert set(rendered) == {"staging", "production", "monitoring", "kpi"}
+    assert variables == {
+        "DEPLOY": "true",
+        "SHADOW": "false",
+        "API": "false",
+        "MODEL_PACKAGE_ARN": f"{GROUP_ARN}/2",
+        "MODEL_VERSION": "2",
+        "LIVE_MODEL_PACKAGE_ARN": f"{GROUP_ARN}/1",
+    }
+    assert set(rendered) == CONFIGURATIONS
+    assert rendered["shadow"]["Parameters"] == rendered["api"]["Parameters"] == {}
     staging, production = rendered["staging"]["Parameters"], rendered["production"]["Parameters"]
     assert staging["ModelPackageArn"] == production["ModelPackageArn"] == f"{GROUP_ARN}/2"
     assert (staging["Stage"], staging["InstanceType"], staging["InitialInstanceCount"]) == (
@@ -189,7 +209,7 @@ def test_the_monitors_code_is_where_its_parameter_says(aws: None, project_dir: P
 @pytest.mark.parametrize(
     ("approvals", "live", "message"),
     [
-        (("Approved", "Approved"), 2, "version 2, the newest approved one, is live in production"),
+        (("Approved", "Approved"), 2, "version 2, the last one approved, is live in production"),
         (("Rejected", "PendingManualApproval"), None, f"no version of {NAME} is approved"),
         (("Rejected",), 1, f"no version of {NAME} is approved; production keeps {GROUP_ARN}/1"),
     ],
@@ -208,7 +228,7 @@ def test_nothing_to_deploy_is_said_and_skipped(
     assert code == 0  # the pipeline skips the stages; a failed build would send a false alarm
     assert variables["DEPLOY"] == "false"
     assert message in capsys.readouterr().out
-    assert set(rendered) == {"staging", "production", "monitoring", "kpi"}  # the artifact must exist
+    assert set(rendered) == CONFIGURATIONS  # the artifact must exist
 
 
 def test_rejecting_the_live_version_brings_back_the_one_before(
@@ -218,6 +238,170 @@ def test_rejecting_the_live_version_brings_back_the_one_before(
         project_dir, tmp_path, Registry("Approved", "Rejected"), Stacks(f"{GROUP_ARN}/2")
     )
     assert (variables["DEPLOY"], variables["MODEL_VERSION"]) == ("true", "1")
+
+
+def test_approving_an_older_version_again_deploys_it(aws: None, project_dir: Path, tmp_path: Path) -> None:
+    registry = Registry("Approved", "Approved", "Approved")
+    registry.decide(1, "Approved")
+    stacks = Stacks(f"{GROUP_ARN}/3")
+    _, variables, rendered = choose(project_dir, tmp_path, registry, stacks)
+    assert (variables["DEPLOY"], variables["MODEL_VERSION"]) == ("true", "1")
+    assert rendered["production"]["Parameters"]["ModelPackageArn"] == f"{GROUP_ARN}/1"
+    # the same event again, and an earlier one that comes late: the registry decides, not the event
+    stacks.model = f"{GROUP_ARN}/1"
+    for _ in range(2):
+        _, variables, _ = choose(project_dir, tmp_path, registry, stacks)
+        assert (variables["DEPLOY"], variables["MODEL_VERSION"]) == ("false", "1")
+    # rejected in its turn: the decision before it was version 3's, not that of a newer number
+    registry.decide(2, "Rejected")
+    registry.decide(1, "Rejected")
+    _, variables, _ = choose(project_dir, tmp_path, registry, stacks)
+    assert (variables["DEPLOY"], variables["MODEL_VERSION"]) == ("true", "3")
+
+
+def edit(project_dir: Path, before: str, after: str) -> None:
+    """Change a line of mlops.yml."""
+    path = project_dir / "mlops.yml"
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after, 1))
+
+
+def parameters_of(project_dir: Path, tmp_path: Path, stacks: Stacks | None = None) -> dict[str, Any]:
+    """What a release of version 2 renders."""
+    registry = Registry("Approved", "Approved")
+    code, variables, rendered = choose(project_dir, tmp_path, registry, stacks or Stacks(f"{GROUP_ARN}/1"))
+    assert code == 0
+    return {name: one["Parameters"] for name, one in rendered.items()} | {"variables": variables}
+
+
+def test_a_release_moves_as_mlops_yml_says(aws: None, project_dir: Path, tmp_path: Path) -> None:
+    """The waits, the way of the old instances and an hour to get ready fit into the release's time."""
+    edit(
+        project_dir,
+        "{instance_type: ml.t2.large, instance_count: 2}",
+        """
+    instance_type: ml.m5.large
+    instance_count: 2
+    autoscaling: {min: 2, max: 4}
+  release: {shift: linear, share: 20, wait_seconds: 200}
+  alarms: {latency_ms: 700}""",
+    )
+    found = parameters_of(project_dir, tmp_path)
+    shift = {name: one for name, one in found["production"].items() if name.startswith(("Release", "Scal"))}
+    assert shift == {
+        "ReleaseShift": "LINEAR",
+        "ReleaseShare": "20",
+        "ReleaseWaitSeconds": "200",
+        "ReleaseTimeoutSeconds": str(5 * 200 + 120 + 3600),
+        "ScalingMinimum": "2",
+        "ScalingMaximum": "4",
+    }
+    assert found["production"]["InvocationsPerInstance"] == "600"
+    assert found["production"]["LatencyThresholdMicroseconds"] == "700000"
+    staging = {
+        name: found["staging"][name] for name in ("ReleaseShift", "ReleaseWaitSeconds", "ScalingMaximum")
+    }
+    assert staging == {"ReleaseShift": "ALL_AT_ONCE", "ReleaseWaitSeconds": "0", "ScalingMaximum": "0"}
+
+
+@pytest.mark.parametrize(("count", "how"), [(1, "ALL_AT_ONCE"), (2, "CANARY")])
+def test_what_can_be_shared_is_shared(
+    aws: None, project_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, how: str
+) -> None:
+    edit(project_dir, "ml.t2.large, instance_count: 2", f"ml.t2.large, instance_count: {count}")
+    assert parameters_of(project_dir, tmp_path)["production"]["ReleaseShift"] == how
+    assert f"traffic moves {how.lower().replace('_', ' ')} (deployment.release" in capsys.readouterr().out
+
+
+SHADOW = "deployment:\n  shadow: {share: 50, instance_count: 2}"
+
+
+def test_a_shadow_runs_beside_the_live_version(aws: None, project_dir: Path, tmp_path: Path) -> None:
+    edit(project_dir, "deployment:", SHADOW)
+    found = parameters_of(project_dir, tmp_path)
+    assert found["variables"]["SHADOW"] == "true"
+    differs = {name for name, one in found["shadow"].items() if found["production"].get(name) != one}
+    assert differs == {"ModelPackageArn", "ShadowModelPackageArn", "ShadowInstanceCount", "ShadowWeight"}
+    shadow = found["shadow"]
+    assert (shadow["ModelPackageArn"], shadow["ShadowModelPackageArn"]) == (
+        f"{GROUP_ARN}/1",
+        f"{GROUP_ARN}/2",
+    )
+    assert (shadow["ShadowInstanceCount"], shadow["ShadowWeight"]) == ("2", "0.5")
+    assert found["production"]["ShadowModelPackageArn"] == ""  # the release itself removes it
+
+
+def test_the_first_version_has_nothing_to_be_compared_with(
+    aws: None, project_dir: Path, tmp_path: Path
+) -> None:
+    edit(project_dir, "deployment:", SHADOW)
+    found = parameters_of(project_dir, tmp_path, Stacks())
+    assert (found["variables"]["DEPLOY"], found["variables"]["SHADOW"]) == ("true", "false")
+    assert found["variables"]["LIVE_MODEL_PACKAGE_ARN"] == "none"
+
+
+def test_a_shadow_that_a_failed_comparison_left_is_removed(
+    aws: None, project_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Version 2 was compared, and rejected then: version 1 is live already, and is deployed without it."""
+    edit(project_dir, "deployment:", SHADOW)
+    stacks = Stacks(f"{GROUP_ARN}/1", ShadowModelPackageArn=f"{GROUP_ARN}/2")
+    _, variables, rendered = choose(project_dir, tmp_path, Registry("Approved", "Rejected"), stacks)
+    assert (variables["DEPLOY"], variables["SHADOW"], variables["MODEL_VERSION"]) == ("true", "false", "1")
+    assert rendered["production"]["Parameters"]["ShadowModelPackageArn"] == ""
+    assert f"ends the comparison with {GROUP_ARN}/2" in capsys.readouterr().out
+
+
+def test_a_serverless_endpoint_has_no_sizes_and_no_monitors(
+    aws: None, project_dir: Path, tmp_path: Path
+) -> None:
+    edit(project_dir, "deployment:", "deployment:\n  endpoint: serverless\n  serverless: {memory_mb: 4096}")
+    edit(project_dir, "data_capture_percentage: 100", "data_capture_percentage: 0")
+    edit(project_dir, "data_quality: {", "data_quality: {enabled: false, ")
+    found = parameters_of(project_dir, tmp_path, Stacks())
+    assert found["production"]["EndpointKind"] == "serverless"
+    assert found["production"]["ServerlessMemoryMb"] == "4096"
+    assert found["production"]["ReleaseShift"] == "ALL_AT_ONCE"
+    assert enabled(found["monitoring"]) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "more", "message"),
+    [
+        (
+            "deployment:",
+            "deployment:\n  endpoint: asynchronous",
+            {},
+            "deployment.endpoint is asynchronous, and mlops-p-abcdefghijkl-production is an endpoint of the "
+            "kind instances, which cannot be changed",
+        ),
+        (
+            "ml.t2.large",
+            "ml.m5.xlarge",
+            {"ScalingMaximum": "4", "InstanceType": "ml.m5.large"},
+            "deployment.production.instance_type is ml.m5.xlarge, and mlops-p-abcdefghijkl-production scales "
+            "on ml.m5.large",
+        ),
+    ],
+)
+def test_what_sagemaker_would_refuse_is_said_before(
+    aws: None,
+    project_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    before: str,
+    after: str,
+    more: dict[str, str],
+    message: str,
+) -> None:
+    edit(project_dir, before, after)
+    if "asynchronous" in after:
+        edit(project_dir, "data_capture_percentage: 100", "data_capture_percentage: 0")
+        edit(project_dir, "data_quality: {", "data_quality: {enabled: false, ")
+    stacks = Stacks(f"{GROUP_ARN}/1", **more)
+    code, variables, _ = choose(project_dir, tmp_path, Registry("Approved", "Approved"), stacks)
+    assert (code, variables) == (1, {})
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("status", ["ROLLBACK_COMPLETE", "CREATE_FAILED", "UPDATE_ROLLBACK_FAILED"])
@@ -381,7 +565,7 @@ def test_parameters_are_those_that_the_templates_declare(
     project = load_project(boto3.client("ssm"), PROJECT_ID, "us-east-1")
     for name, one in unfitted.items():
         dropped = one["Parameters"].keys() - rendered[name]["Parameters"].keys()
-        assert dropped <= select.common(project).keys(), f"{name}: the template does not know {dropped}"
+        assert dropped <= render.common(project).keys(), f"{name}: the template does not know {dropped}"
 
 
 def test_a_template_of_another_release_is_refused(tmp_path: Path) -> None:
@@ -390,8 +574,8 @@ def test_a_template_of_another_release_is_refused(tmp_path: Path) -> None:
         "Parameters:\n  Colour: {Type: String}\n  Stage: {Type: String}\nResources:\n  X: !Ref Colour\n"
     )
     with pytest.raises(Fault, match="realtime.yaml needs the parameter Colour"):
-        select.fit({"Stage": "staging"}, path)
-    assert select.fit({"Stage": "staging", "Colour": "red", "Old": "x"}, path) == {
+        render.fit({"Stage": "staging"}, path)
+    assert render.fit({"Stage": "staging", "Colour": "red", "Old": "x"}, path) == {
         "Stage": "staging",
         "Colour": "red",
     }
