@@ -35,8 +35,8 @@ _probabilities = probabilities
 
 def probabilities(frame, model):  # noqa: F811
     """A lookup that does not know the bank's newest loans."""
-    if (frame["duration"] > 72).any():
-        raise KeyError("duration")
+    if (frame["duration_months"] > 72).any():
+        raise KeyError("duration_months")
     return _probabilities(frame, model)
 '''
 ANSWERS_SLOWLY = '''
@@ -46,7 +46,7 @@ _probabilities = probabilities
 
 def probabilities(frame, model):  # noqa: F811
     """A calculation that takes long for the bank's newest loans."""
-    if (frame["duration"] > 72).any():
+    if (frame["duration_months"] > 72).any():
         import time
 
         time.sleep(2)
@@ -121,7 +121,7 @@ HEAD = ["case", "outcome", "requests", "failed", "outside the canary", "p95", "s
 def bodies(r: Rehearsal, made: story.Project) -> list[str]:
     """Requests of one applicant each; every other one is about a loan that is longer than any in the data."""
     rows = story.applicants(r, made)[:60]
-    place = r.facts["columns"].index("duration")
+    place = r.facts["columns"].index("duration_months")
     longest = max(float(row[place]) for row in rows)
     r.check(
         longest < float(MONTHS), f"a loan of the data lasts {longest:.0f} months, no shorter than {MONTHS}"
