@@ -5,7 +5,8 @@
     make approve ARGS='--project churn --version 3 --reject --reason "worse on new customers"'
     make approve ARGS='--project churn --production'       answers the manual approval of the deploy pipeline
 
-Exit 3 when there is nothing to decide.
+What was tested and what would change is shown before the answer; at a terminal you are asked once more,
+unless you say --yes. Exit 3 when there is nothing to decide, or you decide nothing.
 """
 
 from __future__ import annotations
@@ -74,6 +75,31 @@ def waiting_approval(codepipeline: Any, pipeline: str) -> dict[str, str] | None:
     return None
 
 
+def question(codepipeline: Any, pipeline: str, waiting: dict[str, str]) -> list[str]:
+    """What the waiting approval says: its text, and the page of its report."""
+    pages = codepipeline.get_paginator("list_action_executions").paginate(pipelineName=pipeline)
+    for page in pages:  # newest first
+        for one in page["actionExecutionDetails"]:
+            if one["actionName"] == waiting["actionName"] and one["status"] == "InProgress":
+                said = (one.get("input") or {}).get("resolvedConfiguration") or {}
+                return [said[key] for key in ("CustomData", "ExternalEntityLink") if said.get(key)]
+    return []
+
+
+def ask(codepipeline: Any, pipeline: str, status: str, sure: bool) -> None:
+    """Show what the release is about; at a terminal, ask. Raises NothingToDecideError."""
+    waiting = waiting_approval(codepipeline, pipeline)
+    if waiting is None:
+        raise NothingToDecideError(f"{pipeline}: no release waits for approval")
+    for line in question(codepipeline, pipeline, waiting):
+        print(line, file=sys.stderr)
+    if not sure and sys.stdin.isatty():
+        word = "approve" if status == "Approved" else "reject"
+        print(f"Type {word} to {word} it: ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() != word:
+            raise NothingToDecideError("nothing was decided")
+
+
 def answer_release(codepipeline: Any, pipeline: str, status: str, reason: str = "") -> dict[str, str]:
     """Answer the manual approval of the deploy pipeline."""
     waiting = waiting_approval(codepipeline, pipeline)
@@ -91,6 +117,7 @@ def main(argv: list[str] | None = None, session: boto3.Session | None = None) ->
     parser.add_argument("--production", action="store_true", help="answer the release to production instead")
     parser.add_argument("--reject", action="store_true")
     parser.add_argument("--reason", default="")
+    parser.add_argument("--yes", action="store_true", help="do not ask at the terminal")
     arguments = parser.parse_args(argv)
     session = session or boto3.Session()
     sagemaker = session.client("sagemaker")
@@ -98,9 +125,9 @@ def main(argv: list[str] | None = None, session: boto3.Session | None = None) ->
     try:
         project = account.project(session.client("ssm"), account.project_id(sagemaker, arguments.project))
         if arguments.production:
-            answer: dict[str, Any] = answer_release(
-                session.client("codepipeline"), project["deploy-pipeline-name"], status, arguments.reason
-            )
+            codepipeline, pipeline = session.client("codepipeline"), project["deploy-pipeline-name"]
+            ask(codepipeline, pipeline, status, arguments.yes)
+            answer: dict[str, Any] = answer_release(codepipeline, pipeline, status, arguments.reason)
         else:
             package = choose(sagemaker, project["model-package-group-name"], arguments.version)
             decide(sagemaker, package, status, arguments.reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,31 @@ class Registry:
         return [{"ModelPackageSummaryList": self.found[:1]}, {"ModelPackageSummaryList": self.found[1:]}]
 
 
+class Waiting:
+    """A deploy pipeline that stands at its approval."""
+
+    def get_pipeline_state(self, name: str) -> dict[str, Any]:
+        latest = {"status": "InProgress", "token": "t"}
+        actions = [{"actionName": "ApproveProduction", "latestExecution": latest}]
+        return {"stageStates": [{"stageName": "Production", "actionStates": actions}]}
+
+    def get_paginator(self, name: str) -> Waiting:
+        assert name == "list_action_executions"
+        return self
+
+    def paginate(self, pipelineName: str) -> list[dict[str, Any]]:  # noqa: N803
+        def action(status: str, text: str) -> dict[str, Any]:
+            said = {"CustomData": text, "ExternalEntityLink": "https://console/report"}
+            return {
+                "actionName": "ApproveProduction",
+                "status": status,
+                "input": {"resolvedConfiguration": said},
+            }
+
+        old, new = action("Succeeded", "an older question"), action("InProgress", "Passed all 20 checks")
+        return [{"actionExecutionDetails": [new]}, {"actionExecutionDetails": [old]}]
+
+
 class TestApprove:
     """Which version a decision is about."""
 
@@ -51,6 +77,33 @@ class TestApprove:
     def test_nothing_that_waits_is_said(self) -> None:
         with pytest.raises(approve.NothingToDecideError, match="push to main"):
             approve.choose(Registry((1, "Approved")), GROUP, None)
+
+    @pytest.mark.parametrize(
+        ("typed", "terminal", "sure", "decided"),
+        [
+            ("approve", True, False, True),
+            ("", True, False, False),
+            ("yes", True, False, False),
+            ("", True, True, True),
+            ("", False, False, True),
+        ],
+    )
+    def test_what_is_asked_is_shown_first(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+        typed: str, terminal: bool, sure: bool, decided: bool,
+    ) -> None:  # fmt: skip
+        stdin = io.StringIO(f"{typed}\n")
+        monkeypatch.setattr(stdin, "isatty", lambda: terminal)
+        monkeypatch.setattr("sys.stdin", stdin)
+        pipeline = Waiting()
+        if decided:
+            approve.ask(pipeline, "p", "Approved", sure)
+        else:
+            with pytest.raises(approve.NothingToDecideError, match="nothing was decided"):
+                approve.ask(pipeline, "p", "Approved", sure)
+        shown = capsys.readouterr().err
+        assert "Passed all 20 checks" in shown and "https://console/report" in shown
+        assert "an older question" not in shown
 
     def test_the_waiting_action_is_found_by_its_token(self) -> None:
         state = {
