@@ -40,6 +40,9 @@ deploy: setup ## Publish, then create or update the infrastructure stack
 teardown: setup ## Delete projects, users and infrastructure; says what is kept (ARGS=--yes)
 	@$(PY) scripts/teardown.py $(ARGS)
 
+prepare-account: setup ## Prepare another account for staging or production (ARGS='--profile staging --project churn')
+	@$(PY) scripts/prepare_account.py $(ARGS)
+
 account-test: setup ## Launch and delete 1-infra with taskcat (LOCAL=1: against make cloud)
 	@$(PY) scripts/account_test.py $(if $(LOCAL),--local-port $(PORT)) $(ARGS)
 
@@ -88,4 +91,4 @@ lock: ## Resolve requirements/*.in and the wheel store's locks anew
 clean: ## Remove build output, environments and caches
 	rm -rf build .venv .venv-localaws .venv-check .venv-bench .cache .pytest_cache .ruff_cache tests/security/oracle/node_modules
 
-.PHONY: help rehearse test cloud setup package publish deploy teardown account-test create-project create-user approve retrain statements lint check mutate bench format privileges docs lock clean
+.PHONY: help rehearse test cloud setup package publish deploy teardown prepare-account account-test create-project create-user approve retrain statements lint check mutate bench format privileges docs lock clean

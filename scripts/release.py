@@ -215,6 +215,11 @@ def build(root: Path, version: str, bucket: str) -> Release:
     for name, (folder, repository) in REPOSITORIES.items():
         add(name, "repositories", repository, "zip", compose.zip_bytes(read_under(root, names, folder)))
 
+    # launched in other accounts by prepare_account.py, which finds them by name: no stack refers to them
+    for name, data in cfn.items():
+        if match := re.fullmatch(r"accounts/([a-z-]+)\.yaml", name):
+            objects[f"{version}/accounts/{match[1]}.{short_hash(data)}.yaml"] = data
+
     seedcode = root / "seedcode-repo"
     seeds = {
         f"{framework}-{inference}.zip": compose.zip_bytes(compose.compose(framework, inference, seedcode))

@@ -21,6 +21,7 @@ SSM_CONTRACT = {
         /mlops/infra/compute-security-group-id
         /mlops/infra/execute-api-endpoint-id
         /mlops/infra/endpoint-security-group-id
+        /mlops/infra/stage-account-ids
         /mlops/infra/platform-key-arn
         /mlops/infra/artifact-bucket-name
         /mlops/infra/access-log-bucket-name
@@ -56,6 +57,11 @@ SSM_CONTRACT = {
         /mlops/projects/<id>/build-role-arn
         /mlops/projects/<id>/deploy-role-arn
         /mlops/projects/<id>/events-role-arn
+        /mlops/projects/<id>/pipeline-role-arn
+        /mlops/projects/<id>/release-role-arn
+        /mlops/projects/<id>/staging-account-id
+        /mlops/projects/<id>/production-account-id
+        /mlops/projects/<id>/bucket-key-arn
         /mlops/projects/<id>/bucket-name
         /mlops/projects/<id>/key-arn
         /mlops/projects/<id>/repository-name
