@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .monitoring import enabled_kinds
+from .console import Fault
+from .monitoring import KINDS
 from .registry import ModelVersion
 from .settings import Project, project_path
 
 KeyPath = tuple[str | int, ...]
 # The first of them that a version has a baseline of tells the features; they are the same in all.
 FEATURES_FILE = "options.json"
+LARGEST_PAYLOAD = 100  # megabytes of all requests at once, a limit of CreateTransformJob
 
 
 def batch_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def batch_parameters(
     return {
         "Stage": stage,
         "ModelPackageArn": model.arn,
-        "FeaturesUri": features_uri(config, model),
+        "FeaturesUri": features_uri(model),
         "KeyColumns": ",".join(block["key_columns"]),
         "ScheduleExpression": block["schedule"],
         "OnUpload": "true" if block["on_upload"] else "false",
@@ -46,12 +48,15 @@ def batch_parameters(
     }
 
 
-def features_uri(config: dict[str, Any], model: ModelVersion) -> str:
+def features_uri(model: ModelVersion) -> str:
     """S3 address of the file that names the version's features in order."""
-    from .render import monitored_kinds
-
-    kind, folder = next(iter(monitored_kinds(config, model).items()))
-    return f"{folder}/{kind}/{FEATURES_FILE}"
+    for kind in KINDS:
+        if folder := model.baseline(kind):
+            return f"{folder}/{kind}/{FEATURES_FILE}"
+    raise Fault(
+        f"model version {model.version} has no baseline of {', '.join(KINDS)}, so its features are not "
+        "known: pipeline.py must register constraints.json of step MonitoringBaseline"
+    )
 
 
 def monitoring_source(project: Project, config: dict[str, Any]) -> dict[str, str]:
@@ -82,8 +87,16 @@ def contradictions(config: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
                 path,
                 f"deployment.batch.key_columns has {name}, the target; allowed: names of other columns",
             )
+    block = batch_settings(config)
+    payload = block["max_concurrent_transforms"] * block["max_payload_mb"]
+    if payload > LARGEST_PAYLOAD:
+        yield (
+            ("deployment", "batch", "max_concurrent_transforms"),
+            f"deployment.batch.max_concurrent_transforms times max_payload_mb is {payload}; allowed: up to "
+            f"{LARGEST_PAYLOAD}",
+        )
     monitoring = config["monitoring"]
-    if monitoring.get("engine") == "managed" and enabled_kinds(config):
+    if monitoring.get("engine") == "managed":
         yield (
             ("monitoring", "engine"),
             "monitoring.engine is managed; allowed with inference.mode batch: processing, which reads the "

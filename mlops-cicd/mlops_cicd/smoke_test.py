@@ -24,7 +24,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
-from . import accounts, release_notes
+from . import accounts, batch_test, release_notes
 from .config import load_config
 from .console import OK, Fault, say, script, table, write_env
 from .registry import ModelVersion, describe, read_json
@@ -212,23 +212,23 @@ def main(
     there = accounts.stage_session(session, project, options.stage)
     endpoint = project.resource(options.stage)
     arn = deployed_model(there.client("cloudformation"), project, options.stage, options.model_package_arn)
-    status = there.client("sagemaker").describe_endpoint(EndpointName=endpoint)["EndpointStatus"]
-    if status != "InService":
-        raise Fault(f"endpoint {endpoint} is {status}; it must be InService")
+    batch = config["inference"]["mode"] == "batch"
+    if not batch:
+        status = there.client("sagemaker").describe_endpoint(EndpointName=endpoint)["EndpointStatus"]
+        if status != "InService":
+            raise Fault(f"endpoint {endpoint} is {status}; it must be InService")
     say(f"testing {endpoint}, which runs {arn}")
     execution = options.execution or datetime.now(UTC).strftime("by-hand-%Y%m%dT%H%M%SZ")
     model = describe(sagemaker, arn)
-    subject = Subject(
-        connect(session, project, config, options.stage, execution[:36], clock),
-        load_sample(options.project_dir, config, s3),
-        config,
-        evaluation_of(s3, model),
-        golden.load(s3, model.evaluation or ""),
-        options.stage,
-        clock,
-    )
+    sample, evaluation = load_sample(options.project_dir, config, s3), evaluation_of(s3, model)
+    rows = golden.load(s3, model.evaluation or "")
     started = datetime.now(UTC)
-    report = run_checks(subject)
+    if batch:
+        place = batch_test.place_of(session, project, config, options.stage, execution)
+        report = batch_test.run_checks(place, config, sample, evaluation, rows)
+    else:
+        client = connect(session, project, config, options.stage, execution[:36], clock)
+        report = run_checks(Subject(client, sample, config, evaluation, rows, options.stage, clock))
     notes: dict[str, Any] = {}
     if options.stage == "staging":
         production = accounts.stage_session(session, project, "production")

@@ -1,14 +1,16 @@
 """Athena's queries: SQL of Athena's engine on the files of Glue tables, run by DuckDB.
 
-Tables are those of the OpenX JSON SerDe, whole or with a projected partition of dates; anything else is
-refused by name. sqlglot reads the SQL in Athena's dialect and writes it in DuckDB's, so what only DuckDB
-knows does not pass for a query of Athena.
+Tables are those of the OpenX JSON SerDe and of OpenCSVSerDe, whole or with a projected partition of dates;
+anything else is refused by name. sqlglot reads the SQL in Athena's dialect and writes it in DuckDB's, so what
+only DuckDB knows does not pass for a query of Athena.
 https://docs.aws.amazon.com/athena/latest/ug/openx-json-serde.html
+https://docs.aws.amazon.com/athena/latest/ug/csv-serde.html
 https://docs.aws.amazon.com/athena/latest/ug/partition-projection-supported-types.html
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -16,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.scope import Scope, traverse_scope
 
 OPENX = "org.openx.data.jsonserde.JsonSerDe"
+OPEN_CSV = "org.apache.hadoop.hive.serde2.OpenCSVSerde"
 _TYPES = {
     "string": "VARCHAR",
     "varchar": "VARCHAR",
@@ -315,15 +319,18 @@ def _load(
     """Make a DuckDB table of the files, with the columns that Glue names."""
     storage = glue["StorageDescriptor"]
     serde = storage["SerdeInfo"]
-    if serde["SerializationLibrary"] != OPENX:
-        raise QueryError(f"the local cloud reads tables of {OPENX}, not of {serde['SerializationLibrary']}")
-    ignore = (serde.get("Parameters") or {}).get("ignore.malformed.json", "").lower() == "true"
+    library, given = serde["SerializationLibrary"], serde.get("Parameters") or {}
+    if library not in (OPENX, OPEN_CSV):
+        raise QueryError(f"the local cloud reads tables of {OPENX} and {OPEN_CSV}, not of {library}")
+    ignore = given.get("ignore.malformed.json", "").lower() == "true"
     columns = [(column["Name"].lower(), hive_type(column["Type"])) for column in storage["Columns"]]
     partitions = [key["Name"].lower() for key in glue.get("PartitionKeys") or []]
     with scratch.open("w", encoding="utf-8") as out:
         for bucket, stored, value in files:
             more = {"$path": f"s3://{bucket}/{stored.key}"} | dict.fromkeys(partitions, value)
-            for row in openx_rows(store.read(bucket, stored.key).decode("utf-8", "replace"), columns, ignore):
+            text = store.read(bucket, stored.key).decode("utf-8", "replace")
+            rows = openx_rows(text, columns, ignore) if library == OPENX else csv_rows(text, columns, given)
+            for row in rows:
                 out.write(json.dumps(row | more) + "\n")
     types = {n: duck_type(t) for n, t in columns} | dict.fromkeys([*partitions, "$path"], "VARCHAR")
     given = ", ".join(f'"{column}" {kind}' for column, kind in types.items())
@@ -372,6 +379,33 @@ def openx_rows(text: str, columns: list[tuple[str, HiveType]], ignore: bool) -> 
                     what = f"Row is not a valid JSON Object - {error}"
                     raise QueryError(f"HIVE_CURSOR_ERROR: {what}") from error
         yield {name: _decoded((found or {}).get(name), kind) for name, kind in columns}
+
+
+def csv_rows(
+    text: str, columns: list[tuple[str, HiveType]], given: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    """The rows of a file: each line is one, also inside of quotes; a value that is lacking is null."""
+    form = {"delimiter": given.get("separatorChar", ","), "quotechar": given.get("quoteChar", '"')}
+    escape = given.get("escapeChar", "\\")
+    lines = text.split("\n")
+    for line in lines[:-1] if lines[-1] == "" else lines:
+        cells = next(csv.reader([line.removesuffix("\r")], escapechar=escape, **form), [])
+        row: dict[str, Any] = {}
+        for (name, kind), cell in zip_longest(columns, cells[: len(columns)]):
+            if cell == "" and kind not in ("string", "varchar"):
+                raise QueryError(f"HIVE_BAD_DATA: Error parsing field value '' for field {name}")
+            row[name] = None if cell is None else _of_csv(cell, kind, name)
+        yield row
+
+
+def _of_csv(cell: str, kind: HiveType, name: str) -> Any:
+    """A value of a CSV file as the column's type has it; what does not fit ends the query."""
+    if kind in ("string", "varchar"):
+        return cell
+    value = _decoded(cell, kind)
+    if value is None:
+        raise QueryError(f"HIVE_BAD_DATA: Error parsing field value '{cell}' for field {name}")
+    return value
 
 
 def _lower(value: Any) -> Any:
