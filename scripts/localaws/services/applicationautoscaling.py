@@ -266,6 +266,7 @@ class ApplicationAutoScaling(Service):
     def _cooling(self, resource: str, direction: str, cooldown: float) -> bool:
         """Whether a change of the same direction is too young; scaling out waits for no scaling in."""
         mine = [a for a in self.activities if a["ResourceId"] == resource and a["StatusCode"] != "Failed"]
+        mine = [a for a in mine if " triggered policy " in a["Cause"]]
         blocking = [a for a in mine if direction == "in" or a["_direction"] == "out"]
         if not blocking:
             return False
@@ -399,7 +400,7 @@ class ApplicationAutoScaling(Service):
             if not kind.startswith("SageMaker"):
                 raise AwsError(
                     "ValidationException",
-                    f"Metric type {kind} is not supported for {NAMESPACE}, {DIMENSION}.",
+                    f"Metric type {kind} is not supported for {DIMENSION}.",
                 )
             if kind != "SageMakerVariantInvocationsPerInstance":
                 raise AwsError("NotImplemented", f"{kind} is not measured in the local cloud", 501)
