@@ -95,6 +95,8 @@ def main(argv: list[str] | None = None, session: boto3.Session | None = None) ->
     parser.add_argument("--description", default="")
     parser.add_argument("--project-template", default="sklearn", choices=["sklearn"])
     parser.add_argument("--inference-mode", default="realtime", choices=["realtime", "batch"])
+    parser.add_argument("--staging-account", default="", help="account of staging, if it is another one")
+    parser.add_argument("--production-account", default="", help="account of production, likewise")
     parser.add_argument("--no-wait", action="store_true", help="come back when creation has begun")
     arguments = parser.parse_args(argv)
     session = session or boto3.Session()
@@ -104,6 +106,8 @@ def main(argv: list[str] | None = None, session: boto3.Session | None = None) ->
         "ProjectDescription": arguments.description,
         "ProjectTemplate": arguments.project_template,
         "InferenceMode": arguments.inference_mode,
+        "StagingAccountId": arguments.staging_account,
+        "ProductionAccountId": arguments.production_account,
     }
     try:
         begun = create_project(session, arguments.name, settings, arguments.description)

@@ -70,7 +70,7 @@ def send(
     early_in_the_hour(r)
     session = story.person(r, made)
     bucket, s3 = made.settings["bucket-name"], session.client("s3")
-    runtime = session.client("sagemaker-runtime")
+    runtime = story.asking(r, made).client("sagemaker-runtime")
     before = story.captured(s3, bucket)
     now = datetime.fromisoformat(r.cloud.control("clock")["now"])
     truths = []

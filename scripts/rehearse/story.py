@@ -30,7 +30,7 @@ import deploy
 import publish
 import release
 from rehearse import leaks
-from rehearse.cloud import ROOT
+from rehearse.cloud import ACCOUNT, ROOT
 from rehearse.engine import Failure, Rehearsal, Step
 from statements import templates
 
@@ -47,6 +47,7 @@ class Project:
     name: str
     id: str
     settings: dict[str, str] = field(default_factory=dict)
+    application: Any = None  # a session of who asks production, where that is in another account
 
     @property
     def endpoint(self) -> str:
@@ -89,14 +90,16 @@ def publish_release(r: Rehearsal) -> dict[str, Any]:
     return summary
 
 
-def launch_infrastructure(r: Rehearsal, quick_create_url: str) -> None:
+def launch_infrastructure(
+    r: Rehearsal, quick_create_url: str, parameters: dict[str, str] | None = None
+) -> None:
     """Launch 1-infra as the quick-create link does it: one click, everything defaulted."""
     query = parse_qs(urlsplit(quick_create_url).fragment.partition("?")[2])
     url, stack = query["templateURL"][0], query["stackName"][0]
     r.facts["infra_stack"] = stack
     cloudformation = r.administrator().client("cloudformation")
     with r.step("launch 1-infra from the quick-create link") as step:
-        deploy.start(cloudformation, stack, url, {"AdminEmail": ADMIN_EMAIL})
+        deploy.start(cloudformation, stack, url, {"AdminEmail": ADMIN_EMAIL} | (parameters or {}))
         wait_for_stack(r, step, stack)
         # the administrator tells the personas their roles, and is not needed any more
         r.facts["infra"] = account.infra(r.administrator().client("ssm"))
@@ -139,12 +142,14 @@ def platform_pipeline(r: Rehearsal) -> None:
         step.say(f"MLOPSProduct {', '.join(names)}; existing projects stay as they are")
 
 
-def deploy_infrastructure(r: Rehearsal, with_pipeline: bool = True) -> None:
-    """Use case A."""
+def deploy_infrastructure(
+    r: Rehearsal, with_pipeline: bool = True, parameters: dict[str, str] | None = None
+) -> None:
+    """Use case A; ``parameters`` are others than the defaults."""
     with r.use_case("A", "deploy the infrastructure"):
         summary = publish_release(r)
         leaks.plant(r)
-        launch_infrastructure(r, summary["quick_create_url"])
+        launch_infrastructure(r, summary["quick_create_url"], parameters)
         with r.step("confirm the e-mail subscription") as step:
             step.say(confirm_mail(r, ADMIN_EMAIL))
         if with_pipeline:
@@ -271,8 +276,15 @@ def person(r: Rehearsal, made: Project, name: str = "jane-doe") -> Any:
     return r.persona(made.settings["data-scientist-role-arn"], name)
 
 
-def new_project(r: Rehearsal, name: str, cost_center: str = "4711") -> Project:
-    """Create a project as Studio does, and read what its stack wrote."""
+def asking(r: Rehearsal, made: Project) -> Any:
+    """A session of who asks production: the data scientist, or an application of another account."""
+    return made.application or person(r, made)
+
+
+def new_project(
+    r: Rehearsal, name: str, cost_center: str = "4711", more: dict[str, str] | None = None
+) -> Project:
+    """Create a project as Studio does, and read what its stack wrote; ``more`` are other parameters."""
     session = admin(r)
     settings = {
         "CostCenter": cost_center,
@@ -280,6 +292,7 @@ def new_project(r: Rehearsal, name: str, cost_center: str = "4711") -> Project:
         "ProjectDescription": "Credit risk of consumer loans",
         "ProjectTemplate": "sklearn",
         "InferenceMode": "realtime",
+        **(more or {}),
     }
     with r.step(f"SageMaker CreateProject {name} with the product") as step:
         begun = create_project.create_project(session, name, settings)
@@ -300,10 +313,10 @@ def new_project(r: Rehearsal, name: str, cost_center: str = "4711") -> Project:
     return project
 
 
-def project(r: Rehearsal, name: str = "credit-risk") -> Project:
+def project(r: Rehearsal, name: str = "credit-risk", more: dict[str, str] | None = None) -> Project:
     """Use case B."""
     with r.use_case("B", "create the project"):
-        made = new_project(r, name)
+        made = new_project(r, name, more=more)
         with r.step("its repository is filled with the seed code") as step:
             codecommit = person(r, made).client("codecommit")
             branch = codecommit.get_branch(
@@ -651,7 +664,7 @@ def roll_out(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
                 )
             )
         with r.step("the production endpoint answers") as step:
-            sagemaker = session.client("sagemaker")
+            sagemaker = asking(r, made).client("sagemaker")
             endpoint = sagemaker.describe_endpoint(EndpointName=made.endpoint)
             r.check(
                 endpoint["EndpointStatus"] == "InService",
@@ -732,7 +745,7 @@ def invoke(r: Rehearsal, made: Project, rows: list[list[str]]) -> list[str]:
     """One request to the production endpoint; an answer per row."""
     body = io.StringIO()
     csv.writer(body, lineterminator="\n").writerows(rows)
-    runtime = person(r, made).client("sagemaker-runtime")
+    runtime = asking(r, made).client("sagemaker-runtime")
     answer = runtime.invoke_endpoint(
         EndpointName=made.endpoint, ContentType="text/csv", Accept="text/csv", Body=body.getvalue()
     )
@@ -773,7 +786,8 @@ def nothing_lost(r: Rehearsal) -> str:
     by_root = {
         f"{call['service']}:{call['operation']}"
         for call in r.cloud.control("calls")
-        if call["by"] == "root" and call["at"] > r.facts["launched"]
+        # other accounts are prepared by their administrators whenever a project comes to them
+        if call["by"] == "root" and call["account"] == ACCOUNT and call["at"] > r.facts["launched"]
     } - {"sts:AssumeRole"}
     r.check(not by_root, "the administrator worked after the launch", sorted(by_root), "/_localaws/calls")
     return "none undelivered, no fault, no call denied, nothing done as administrator"

@@ -1,0 +1,241 @@
+"""Staging and production in accounts of their own: three accounts, from the release to the retraining, and
+nothing of one project or account that another could reach.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.exceptions import ClientError
+
+from rehearse import monitoring, releases, story, teardown_story
+from rehearse.cloud import ACCOUNT, REGION, ROOT
+from rehearse.engine import Failure, Rehearsal
+from rehearse.load import SteadyLoad
+
+STAGES = {"staging": "210987654321", "production": "310987654321"}
+DENIED = ("AccessDenied", "AccessDeniedException")
+LOAD_SECONDS = 3
+
+
+def run(r: Rehearsal) -> None:
+    """A to G, where both stages are elsewhere; then everything is deleted in all three."""
+    for stage, number in STAGES.items():
+        r.cloud.open_account(number, stage)
+    before = {number: teardown_story.count(r.administrator(number)) for number in (ACCOUNT, *STAGES.values())}
+    story.deploy_infrastructure(
+        r, with_pipeline=False, parameters={"StageAccountIds": ",".join(STAGES.values())}
+    )
+    with r.use_case("F", "prepare the accounts"):
+        for stage in STAGES:
+            with r.step(f"make prepare-account --profile {stage}") as step:
+                step.say(shown(prepare(r, stage)))
+    project = story.project(r, more={f"{stage.title()}AccountId": number for stage, number in STAGES.items()})
+    with r.use_case("F", "prepare the accounts for the project"):
+        for stage in STAGES:
+            with r.step(f"make prepare-account --profile {stage} --project {project.name}") as step:
+                step.say(shown(prepare(r, stage, "--project", project.name)))
+                again = prepare(r, stage, "--project", project.name)
+                r.check(set(again["stacks"].values()) == {"none"}, f"once more changed {again['stacks']}")
+        project.application = application(r, project)
+    story.user(r, project)
+    clone = story.clone_repository(r, project)
+    version = story.train(r, project, clone)
+    story.roll_out(r, project, version)
+    with r.use_case("F", "what is where"):
+        where(r, project)
+        load(r, project)
+    source = monitoring.traffic_of(r, project)
+    with r.use_case("G", "monitor, tell and retrain"):
+        for seed, name in enumerate(("clean", "unit_change")):
+            monitoring.drift_hour(r, project, source, name, seed)
+        alarm_reaches_the_owner(r, project)
+        monitoring.ends_well(r, source)
+        apart(r, project)  # after it, because it has calls denied
+    if not r.keep:
+        teardown(r, project, before)
+
+
+# --- the command that people type -------------------------------------------------------------------------
+
+
+def prepare(r: Rehearsal, stage: str, *arguments: str) -> dict[str, Any]:
+    """What `make prepare-account` prints: as the Full Stack Developer here, an administrator there."""
+    profiles = Path(r.folder) / "profiles"
+    keys = story.developer(r).get_credentials().get_frozen_credentials()
+    sections = {
+        "tooling": (keys.access_key, keys.secret_key, keys.token),
+        **{name: (number, "test", "") for name, number in STAGES.items()},
+    }
+    text = ""
+    for name, (access, secret, token) in sections.items():
+        text += f"[{name}]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"
+        text += f"aws_session_token = {token}\n" if token else ""
+    profiles.touch(mode=0o600)
+    profiles.write_text(text)
+    env = r.cloud.environment() | {"AWS_SHARED_CREDENTIALS_FILE": str(profiles), "PATH": os.environ["PATH"]}
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del env[name]
+    command = [sys.executable, str(ROOT / "scripts/prepare_account.py"), "--profile", stage, *arguments]
+    command += ["--tooling-profile", "tooling", "--tooling-account", ACCOUNT]
+    said = r.run(command, ROOT, env)
+    return json.loads(said[said.index("{") :])
+
+
+def shown(answer: dict[str, Any]) -> str:
+    """What was done to which stack."""
+    stacks = ", ".join(f"{name} {done}" for name, done in answer["stacks"].items())
+    return f"account {answer['account']}: {stacks}; release {answer['release']}"
+
+
+def application(r: Rehearsal, made: story.Project) -> boto3.Session:
+    """Who asks production: a role that the account's own people make for their application."""
+    number = STAGES["production"]
+    iam = r.administrator(number).client("iam")
+    trust = {
+        "Effect": "Allow",
+        "Principal": {"AWS": f"arn:aws:iam::{number}:root"},
+        "Action": "sts:AssumeRole",
+    }
+    ask = {
+        "Effect": "Allow",
+        "Action": ["sagemaker:DescribeEndpoint", "sagemaker:InvokeEndpoint"],
+        "Resource": f"arn:aws:sagemaker:{REGION}:{number}:endpoint/{made.endpoint}",
+    }
+    role = iam.create_role(RoleName="application", AssumeRolePolicyDocument=json.dumps(_policy(trust)))[
+        "Role"
+    ]["Arn"]
+    iam.put_role_policy(RoleName="application", PolicyName="ask", PolicyDocument=json.dumps(_policy(ask)))
+    return r.persona(role, "application")
+
+
+def _policy(statement: dict[str, Any]) -> dict[str, Any]:
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
+# --- what must hold ---------------------------------------------------------------------------------------
+
+
+def where(r: Rehearsal, made: story.Project) -> None:
+    """Each stage runs in its account alone, with that account's role and key; its captures come home."""
+    for stage, number in STAGES.items():
+        with r.step(f"{stage} runs in account {number}") as step:
+            name = f"mlops-{made.id}-{stage}"
+            for other in (ACCOUNT, *STAGES.values()):
+                session = r.administrator(other)
+                pages = session.client("sagemaker").get_paginator("list_endpoints").paginate()
+                found = [e["EndpointName"] for page in pages for e in page["Endpoints"]]
+                r.check((name in found) is (other == number), f"account {other} has the endpoints {found}")
+            sagemaker = r.administrator(number).client("sagemaker")
+            config = sagemaker.describe_endpoint_config(
+                EndpointConfigName=sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"]
+            )
+            model = sagemaker.describe_model(ModelName=config["ProductionVariants"][0]["ModelName"])
+            capture = config["DataCaptureConfig"]
+            role = f"arn:aws:iam::{number}:role/mlops/projects/mlops-{made.id}-model"
+            r.check(model["ExecutionRoleArn"] == role, f"its model works as {model['ExecutionRoleArn']}")
+            r.check(f":{number}:key/" in config["KmsKeyId"], f"its volumes have the key {config['KmsKeyId']}")
+            r.check(
+                capture["KmsKeyId"] == made.settings["key-arn"]
+                and capture["DestinationS3Uri"].startswith(f"s3://{made.settings['bucket-name']}/"),
+                f"its requests are captured to {capture}",
+            )
+            step.say(f"{name}, as mlops-{made.id}-model, with a key of the account")
+
+
+def load(r: Rehearsal, made: story.Project) -> None:
+    """Production answers a steady load."""
+    with r.step("production answers a steady load") as step:
+        bodies, runtime = releases.bodies(r, made), made.application.client("sagemaker-runtime")
+        with SteadyLoad(runtime, made.endpoint, bodies, releases.PER_SECOND) as asking:
+            r.wait(
+                "answers",
+                lambda: len(asking.answers) >= LOAD_SECONDS * releases.PER_SECOND or None,
+                timeout=30,
+            )
+        failed = [answer.reason for answer in asking.answers if answer.failed]
+        r.check(not failed, f"{len(failed)} of {len(asking.answers)} requests failed", failed[:5])
+        step.say(f"{len(asking.answers)} requests, none failed")
+
+
+def apart(r: Rehearsal, made: story.Project) -> None:
+    """People of the tooling account do not become what deploys and tests in another one."""
+    with r.step("nobody but the pipeline and its builds takes the roles of the stages") as step:
+        refused = 0
+        number = STAGES["production"]
+        for caller, role in (
+            (story.person(r, made), f"arn:aws:iam::{number}:role/mlops/projects/mlops-{made.id}-release"),
+            (story.developer(r), f"arn:aws:iam::{number}:role/mlops/projects/mlops-{made.id}-deliver"),
+        ):
+            parameters = {"RoleArn": role, "RoleSessionName": "stranger"}
+            refused += denied(r, caller, "sts", "assume_role", parameters, role)
+        step.say(f"{refused} ways were denied")
+
+
+def denied(
+    r: Rehearsal, session: Any, service: str, operation: str, parameters: dict[str, Any], what: str
+) -> int:
+    """One call that IAM must refuse."""
+    try:
+        getattr(session.client(service), operation)(**parameters)
+    except ClientError as error:
+        r.check(error.response["Error"]["Code"] in DENIED, f"{service} {operation}: {error}")
+        return 1
+    raise Failure(f"{what} was open: {service} {operation} was not denied")
+
+
+def alarm_reaches_the_owner(r: Rehearsal, made: story.Project) -> None:
+    """An alarm of the production account reaches the topic of the project's owner."""
+    with r.step("an alarm of the production account reaches the project's owner") as step:
+        cloudwatch = r.administrator(STAGES["production"]).client("cloudwatch")
+        names = [
+            a["AlarmName"]
+            for a in cloudwatch.describe_alarms(AlarmNamePrefix=f"mlops-{made.id}-")["MetricAlarms"]
+        ]
+        r.check(bool(names), "the production account has no alarm of the endpoint")
+        name = next(one for one in names if "ServerErrors" in one)
+        cloudwatch.set_alarm_state(
+            AlarmName=name, StateValue="ALARM", StateReason="a drill of the owner's mail"
+        )
+
+        def told() -> dict[str, Any] | None:
+            return next(
+                (m for m in story.mails(r, story.OWNER_EMAIL) if name in m["subject"] + m["body"]), None
+            )
+
+        mail = r.wait("the mail about the alarm", told, timeout=60)
+        step.say(f"{name}: {mail['subject']}")
+
+
+# --- the end ----------------------------------------------------------------------------------------------
+
+
+def teardown(r: Rehearsal, made: story.Project, before: dict[str, set[tuple[str, str]]]) -> None:
+    """The stages first, by the command that made them; then project and platform, as always."""
+    with r.use_case("–", "teardown of the stages"):
+        for stage, number in STAGES.items():
+            with r.step(f"make prepare-account --profile {stage} --remove --yes") as step:
+                kept = []
+                for arguments in (["--project", made.name], []):
+                    kept += prepare(r, stage, *arguments, "--remove", "--yes")["retained"]
+                step.say(compare(r, number, before[number], kept))
+    teardown_story.teardown_everything(r, before[ACCOUNT])
+
+
+def compare(r: Rehearsal, number: str, before: set[tuple[str, str]], kept: list[dict[str, str]]) -> str:
+    """Nothing may be left in the account of a stage that the command did not name."""
+    left = teardown_story.count(r.administrator(number)) - before
+    named = {(one["type"], one["id"]) for one in kept}
+    own = {("AWS::IAM::Role", "application")}  # of the account's own people
+    made_by_services = {
+        item for item in left for kind, prefix in teardown_story.SERVICE_MADE
+        if item[0] == kind and item[1].startswith(prefix)
+    }  # fmt: skip
+    surplus = sorted(left - named - own - made_by_services)
+    r.check(not surplus, f"account {number} still has {len(surplus)} things", [str(one) for one in surplus])
+    return f"account {number}: {len(left & named)} kept by policy, nothing else is left"
