@@ -745,6 +745,10 @@ def _any_configuration(resource: Resource, place: Place) -> Targets:
     yield place.arn("arn:${Partition}:sagemaker:${Region}:${Account}:endpoint-config/*"), {}
 
 
+def _everything(resource: Resource, place: Place) -> Targets:
+    yield "*", {}
+
+
 def _tracking_alarms(resource: Resource, place: Place) -> Targets:
     """The alarms that are made for a policy; the end of their names is random."""
     prefix = place.arn("arn:${Partition}:cloudwatch:${Region}:${Account}:alarm:TargetTracking-")
@@ -825,8 +829,11 @@ _SPECIAL: dict[str, Callable[[Resource, Place], Targets]] = {
     "AWS::ApplicationAutoScaling::ScalableTarget iam:CreateServiceLinkedRole": _scaling_role,
     "AWS::ApplicationAutoScaling::ScalableTarget cloudwatch:PutMetricAlarm": _tracking_alarms,
     "AWS::ApplicationAutoScaling::ScalableTarget cloudwatch:DeleteAlarms": _tracking_alarms,
+    "AWS::ApplicationAutoScaling::ScalableTarget cloudwatch:DescribeAlarms": _tracking_alarms,
     "AWS::ApplicationAutoScaling::ScalingPolicy cloudwatch:PutMetricAlarm": _tracking_alarms,
     "AWS::ApplicationAutoScaling::ScalingPolicy cloudwatch:DeleteAlarms": _tracking_alarms,
+    "AWS::ApplicationAutoScaling::ScalingPolicy cloudwatch:DescribeAlarms": _tracking_alarms,
+    "AWS::ApplicationAutoScaling::ScalingPolicy cloudwatch:GetMetricData": _everything,
     "AWS::EC2::VPCEndpoint ec2:ModifyVpcEndpoint": _ec2(
         subnet="SubnetIds.*", security_group="SecurityGroupIds.*", route_table="RouteTableIds.*"
     ),
@@ -886,8 +893,11 @@ def stack_tags(type_name: str, props: Properties, tags: Mapping[str, str]) -> di
 
 
 def _context(resource: Resource, verb: str, action: str, arn: str, place: Place) -> dict[str, Any]:
-    context = _tags_context(resource, verb, action)
     service, _, name = action.partition(":")
+    scaled = resource.type.startswith("AWS::ApplicationAutoScaling::")
+    # a target's tags are no tags of its alarms
+    tagged = not scaled or service == "application-autoscaling"
+    context = _tags_context(resource, verb, action) if tagged else {}
     if service == "kms":
         context["kms:CallerAccount"] = place.account
         if not resource.type.startswith("AWS::KMS::"):
@@ -921,7 +931,7 @@ def _context(resource: Resource, verb: str, action: str, arn: str, place: Place)
     if service == "sagemaker":  # the properties are the call's parameters
         prefix = place.arn("arn:${Partition}:sagemaker:${Region}:${Account}:")
         context |= studio.request_keys(name, props, prefix, lambda key: _key_arn(key, place))
-    if service == "application-autoscaling" and resource.type.startswith("AWS::ApplicationAutoScaling::"):
+    if service == "application-autoscaling" and scaled:
         context["application-autoscaling:service-namespace"] = "sagemaker"
         context["application-autoscaling:scalable-dimension"] = "sagemaker:variant:DesiredInstanceCount"
     if action == "sns:Subscribe":
