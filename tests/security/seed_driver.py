@@ -30,10 +30,11 @@ def command(main, argv):
 
 
 def invoke(client, request):
-    """A request to the endpoint's web application, and whether it still answers afterwards."""
-    answer = client.post("/invocations", data=b64decode(request["body"]), headers=request["headers"])
-    alive = client.get("/ping").status_code == 200
-    return {"code": answer.status_code if alive else 599, "text": answer.get_data(as_text=True)}
+    """A request to what the endpoint answers, and whether it still answers afterwards."""
+    headers = {name.lower(): value for name, value in request["headers"].items()}
+    answer = client("POST", "/invocations", headers, b64decode(request["body"]))
+    alive = client("GET", "/ping", {}, b"").status == 200
+    return {"code": answer.status if alive else 599, "text": answer.body.decode()}
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
         request = json.loads(line)
         if request["do"] == "invoke":
             if client is None:
-                client = serving.create_app().test_client()
+                client = serving.create_app()
             result = invoke(client, request)
         else:
             result = command(

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 
 IMAGES = ("preprocessing", "training", "inference")
 # What the SageMaker image already has; the project adds only what is in containers/requirements.txt.
-IN_BASE_IMAGE = {"boto3", "flask", "gunicorn", "numpy", "pandas", "scipy", "sklearn"}
+IN_BASE_IMAGE = {"boto3", "gunicorn", "numpy", "pandas", "pyarrow", "scipy", "sklearn"}
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
-"""The web application of the endpoint: GET /ping and POST /invocations, as SageMaker hosting asks for.
+"""What the endpoint answers: GET /ping and POST /invocations, as SageMaker hosting and batch transform ask.
 
 Takes text/csv (rows without a header, features in order) or application/json: {"instances": [[...], ...]} or
 {"instances": [{"age": 35, ...}, ...]}. Answers in the form that Accept asks for: text/csv gives one
 probability a row, application/json gives {"predictions": [{"probability": 0.12, "label": "good"}, ...]}.
 
-On a laptop:  SM_MODEL_DIR=build/model python containers/inference/serve
+HTTP itself is read and written by containers/inference/server.py. On a laptop:
+
+    BIND_ADDRESS=127.0.0.1 SM_MODEL_DIR=build/model python containers/inference/serve
 """
 
 import csv
@@ -12,67 +14,154 @@ import io
 import json
 import os
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from flask import Flask, Response, request
+import inference
 from inference import BadRequest, Model, load_model, probabilities, to_frame
 
 DECISION_THRESHOLD = 0.5
-LARGEST_BODY = 25 * 1024 * 1024  # what InvokeEndpoint lets through
 CSV, JSON = "text/csv", "application/json"
+BOM = b"\xef\xbb\xbf"  # what Excel writes in front of UTF-8
+# A framework's layer may read many rows of CSV at once; for few rows the exact way is as fast.
+READ_MANY: Callable[[bytes, Model], Any] | None = getattr(inference, "read_csv", None)
+MANY = 4096  # bytes
 
 
-def parse_csv(text: str) -> list[list[str]]:
-    """Read rows without a header; empty lines are ignored."""
-    try:
-        return [row for row in csv.reader(io.StringIO(text), strict=True) if row]
-    except csv.Error as error:
-        raise BadRequest(f"the body is not CSV: {error}") from error
+class Answer(NamedTuple):
+    """What a request gets."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+    allow: str = ""
+    rows: int = 0
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; one that names a key twice means two things, of which a parser keeps one."""
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise BadRequest(f"the body names {reprlib.repr(name)} twice in one object; keep one")
-        found[name] = value
-    return found
+class Refused(Exception):
+    """A request that is answered with a reason instead of scores."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
-def parse_json(text: str, features: Sequence[str]) -> list[list[Any]]:
-    """Read {"instances": [...]}; each instance is a list in feature order or an object by feature name."""
-    try:
-        body = json.loads(text, object_pairs_hook=unique)
-    except BadRequest:
-        raise
-    except RecursionError as error:
-        raise BadRequest("the body is nested too deep: {\"instances\": [[...], ...]} is enough") from error
-    except ValueError as error:
-        raise BadRequest(f"the body is not JSON: {error}") from error
-    instances = body.get("instances") if isinstance(body, dict) else None
-    if not isinstance(instances, list):
-        raise BadRequest('the body must be {"instances": [...]}')
-    rows: list[list[Any]] = []
-    for number, instance in enumerate(instances, start=1):
-        if isinstance(instance, dict):
-            missing = [name for name in features if name not in instance]
-            unknown = [name for name in instance if name not in features]
-            if missing or unknown:
-                what = (
-                    f"missing {', '.join(map(repr, missing))}"
-                    if missing
-                    else f"unknown {', '.join(map(reprlib.repr, unknown[:10]))}"
-                )
-                raise BadRequest(f"row {number}: {what}; a missing value is null")
-            rows.append([instance[name] for name in features])
-        elif isinstance(instance, list):
-            rows.append(instance)
-        else:
-            raise BadRequest(f"row {number} is neither a list nor an object")
-    return rows
+def refuse(status: int, reason: str, allow: str = "") -> Answer:
+    """An answer that says what is wrong."""
+    return Answer(status, json.dumps({"error": reason}).encode() + b"\n", allow=allow)
+
+
+class Endpoint:
+    """The model and how requests reach it. A model that cannot be loaded ends the server."""
+
+    def __init__(self, model_dir: Path | None = None) -> None:
+        self.model = load_model(model_dir or Path(os.environ.get("SM_MODEL_DIR", "/opt/ml/model")))
+        with suppress(BadRequest):  # libraries import much at their first use: not in a client's time
+            probabilities(to_frame([[None] * len(self.model.features)], self.model), self.model)
+
+    def __call__(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Answer a request; names of headers are in lower case. Whatever the body holds, never a 5xx."""
+        if path == "/ping":
+            return Answer(200, b"\n", "text/plain") if method in ("GET", "HEAD") else not_allowed("GET")
+        if path != "/invocations":
+            return refuse(404, "there is only /ping and /invocations")
+        if method != "POST":
+            return not_allowed("POST")
+        try:
+            content_type = content_type_of(headers)
+            accept = accepted(headers.get("accept", ""), content_type)
+            frame = read_frame(content_type, body, self.model)
+            scores = probabilities(frame, self.model)
+        except BadRequest as error:
+            return refuse(400, str(error))
+        except Refused as error:
+            return refuse(error.status, str(error))
+        return Answer(200, write_scores(scores, accept, self.model), accept, rows=len(scores))
+
+
+def create_app() -> Endpoint:
+    """What gunicorn loads, once, before it starts its workers."""
+    return Endpoint()
+
+
+def not_allowed(method: str) -> Answer:
+    """The answer to a wrong method."""
+    return refuse(405, f"use {method}", allow=method)
+
+
+# --------------------------------------------------------------- headers
+
+
+def content_type_of(headers: Mapping[str, str]) -> str:
+    """CSV or JSON: what the body is said to be; CSV where nothing is said."""
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Refused(415, f"Content-Encoding {encoding[:100]!r} is not supported; send the body as it is")
+    return _content_type(headers.get("content-type", CSV))
+
+
+@lru_cache(maxsize=256)
+def _content_type(value: str) -> str:
+    kind, *parameters = (part.strip().lower() for part in value.split(";"))
+    kind = kind or CSV
+    if kind not in (CSV, JSON):
+        raise Refused(415, f"Content-Type {kind[:100]!r} is not supported; use {CSV} or {JSON}")
+    for parameter in parameters:
+        name, _, charset = parameter.partition("=")
+        if name.strip() == "charset" and charset.strip(' "') not in ("utf-8", "utf8", "us-ascii", "ascii"):
+            raise Refused(415, f"charset {charset[:100]!r} is not supported; use UTF-8")
+    return kind
+
+
+@lru_cache(maxsize=256)
+def accepted(accept: str, content_type: str) -> str:
+    """The form of the answer: what Accept likes best, and of equals what the request has."""
+    if not accept.strip():
+        return content_type
+    best, best_quality = "", 0.0
+    for form in (content_type, CSV, JSON):
+        quality = max((_quality(part, form) for part in accept.split(",")), default=(0, 0.0))[1]
+        if quality > best_quality:
+            best, best_quality = form, quality
+    if not best:
+        raise Refused(406, f"Accept {accept[:100]!r} is not supported; use {CSV} or {JSON}")
+    return best
+
+
+def _quality(part: str, form: str) -> tuple[int, float]:
+    """How exactly one item of Accept names a form, and how much it likes it (RFC 9110, section 12.5.1)."""
+    kind, *parameters = (word.strip().lower() for word in part.split(";"))
+    exactness = {form: 3, f"{form.split('/', 1)[0]}/*": 2, "*/*": 1}.get(kind, 0)
+    if not exactness:
+        return 0, 0.0
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return exactness, min(max(float(value), 0.0), 1.0)
+            except ValueError:
+                return exactness, 0.0
+    return exactness, 1.0
+
+
+# ------------------------------------------------------------------ rows
+
+
+def read_frame(content_type: str, body: bytes, model: Model) -> Any:
+    """The table that the model takes. Raises BadRequest, which names row and column.
+
+    Good input of many rows is read at once; what that way does not take is read row by row, which is exact
+    and knows what is wrong. Both give the same table wherever both give one.
+    """
+    body = body.removeprefix(BOM)
+    if READ_MANY and content_type == CSV and len(body) >= MANY:
+        frame = READ_MANY(body, model)
+        if frame is not None:
+            return frame
+    return to_frame(read_rows(content_type, body, model.features), model)
 
 
 def read_rows(content_type: str, body: bytes, features: Sequence[str]) -> list[list[Any]]:
@@ -87,45 +176,63 @@ def read_rows(content_type: str, body: bytes, features: Sequence[str]) -> list[l
     return rows
 
 
-def write_scores(scores: Sequence[float], accept: str, model: Model) -> str:
+def parse_csv(text: str) -> list[list[str]]:
+    """Read rows without a header; empty lines are ignored."""
+    try:
+        return [row for row in csv.reader(io.StringIO(text), strict=True) if row]
+    except csv.Error as error:
+        raise BadRequest(f"the body is not CSV: {error}") from error
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; one that names a key twice means two things, of which a parser keeps one."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise BadRequest(f"the body names {reprlib.repr(twice)} twice in one object; keep one")
+    return found
+
+
+def parse_json(text: str, features: Sequence[str]) -> list[list[Any]]:
+    """Read {"instances": [...]}; each instance is a list in feature order or an object by feature name."""
+    try:
+        body = json.loads(text, object_pairs_hook=unique)
+    except BadRequest:
+        raise
+    except RecursionError as error:
+        raise BadRequest('the body is nested too deep: {"instances": [[...], ...]} is enough') from error
+    except ValueError as error:
+        raise BadRequest(f"the body is not JSON: {str(error)[:200]}") from error
+    instances = body.get("instances") if isinstance(body, dict) else None
+    if not isinstance(instances, list):
+        raise BadRequest('the body must be {"instances": [...]}')
+    rows: list[list[Any]] = []
+    known = set(features)
+    for number, instance in enumerate(instances, start=1):
+        if isinstance(instance, dict):
+            if instance.keys() != known:
+                raise BadRequest(f"row {number}: {_difference(instance, features)}; a missing value is null")
+            rows.append([instance[name] for name in features])
+        elif isinstance(instance, list):
+            rows.append(instance)
+        else:
+            raise BadRequest(f"row {number} is neither a list nor an object")
+    return rows
+
+
+def _difference(instance: Mapping[str, Any], features: Sequence[str]) -> str:
+    missing = [name for name in features if name not in instance]
+    if missing:
+        return f"missing {', '.join(map(repr, missing))}"
+    unknown = [name for name in instance if name not in features]
+    return f"unknown {', '.join(map(reprlib.repr, unknown[:10]))}"
+
+
+def write_scores(scores: Sequence[float], accept: str, model: Model) -> bytes:
     """Return the answer for the scores, in the form accept."""
     if accept == CSV:
-        return "".join(f"{score:.6f}\n" for score in scores)
+        return ("%.6f\n" * len(scores) % tuple(scores)).encode()
     labels = (model.metadata["negative_class"], model.metadata["positive_class"])
     predictions = [{"probability": round(s, 6), "label": labels[s >= DECISION_THRESHOLD]} for s in scores]
-    return json.dumps({"predictions": predictions}) + "\n"
-
-
-def create_app(model_dir: Path | None = None) -> Flask:
-    """Load the model and return the application; a model that cannot be loaded stops the server."""
-    model = load_model(model_dir or Path(os.environ.get("SM_MODEL_DIR", "/opt/ml/model")))
-    app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
-
-    def refuse(status: int, reason: str) -> Response:
-        return Response(json.dumps({"error": reason}) + "\n", status=status, content_type=JSON)
-
-    @app.get("/ping")
-    def ping() -> Response:
-        return Response("\n", status=200, content_type="text/plain")
-
-    @app.post("/invocations")
-    def invocations() -> Response:
-        content_type = request.mimetype or CSV
-        if content_type not in (CSV, JSON):
-            return refuse(415, f"Content-Type {content_type[:100]!r} is not supported; use {CSV} or {JSON}")
-        accept = (
-            request.accept_mimetypes.best_match([content_type, CSV, JSON])
-            if request.accept_mimetypes
-            else content_type
-        )
-        if accept is None:
-            wanted = request.headers["Accept"][:100]
-            return refuse(406, f"Accept {wanted!r} is not supported; use {CSV} or {JSON}")
-        try:
-            frame = to_frame(read_rows(content_type, request.get_data(), model.features), model)
-        except BadRequest as error:
-            return refuse(400, str(error))
-        return Response(write_scores(probabilities(frame, model), accept, model), content_type=accept)
-
-    return app
+    return json.dumps({"predictions": predictions}).encode() + b"\n"

@@ -12,7 +12,7 @@ import serving
 
 @pytest.fixture(scope="module")
 def client(model_dir: Path):
-    return serving.create_app(model_dir).test_client()
+    return serving.Endpoint(model_dir)
 
 
 @pytest.fixture
@@ -20,36 +20,51 @@ def rows(applicants: pd.DataFrame) -> str:
     return applicants.head(3).to_csv(index=False, header=False)
 
 
-def post(client, body: str | bytes, content_type: str = "text/csv", accept: str | None = None):
-    headers = {"Accept": accept} if accept else {}
-    return client.post("/invocations", data=body, content_type=content_type, headers=headers)
+def post(client, body: str | bytes, content_type: str = "text/csv", accept: str = "", **headers: str):
+    headers = {"content-type": content_type, "accept": accept} | headers
+    return client("POST", "/invocations", headers, body.encode() if isinstance(body, str) else body)
+
+
+def scores(answer: serving.Answer) -> list[float]:
+    assert (answer.status, answer.content_type) == (200, "text/csv")
+    return [float(line) for line in answer.body.decode().splitlines()]
+
+
+def error(answer: serving.Answer) -> str:
+    assert answer.content_type == "application/json"
+    return json.loads(answer.body)["error"]
 
 
 def test_ping_answers(client):
-    assert client.get("/ping").status_code == 200
+    assert client("GET", "/ping", {}, b"").status == 200
 
 
 def test_csv_gives_a_probability_a_row(client, rows: str, applicants: pd.DataFrame, model):
-    answer = post(client, rows)
-    assert (answer.status_code, answer.mimetype) == (200, "text/csv")
     expected = inference.probabilities(applicants.head(3), model)
-    assert [float(line) for line in answer.text.splitlines()] == pytest.approx(expected, abs=1e-6)
+    assert scores(post(client, rows)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_json_and_csv_agree(client, rows: str, applicants: pd.DataFrame):
-    expected = [float(line) for line in post(client, rows).text.splitlines()]
+    expected = scores(post(client, rows))
     objects = json.loads(applicants.head(3).to_json(orient="records"))
     lists = [list(instance.values()) for instance in objects]
     for instances in (objects, lists):
         answer = post(client, json.dumps({"instances": instances}), "application/json")
-        predictions = answer.get_json()["predictions"]
+        predictions = json.loads(answer.body)["predictions"]
         assert [prediction["probability"] for prediction in predictions] == pytest.approx(expected, abs=1e-6)
         assert {prediction["label"] for prediction in predictions} <= {"good", "bad"}
 
 
 def test_the_answer_has_the_form_that_was_asked_for(client, rows: str):
-    assert "predictions" in post(client, rows, accept="application/json").get_json()
-    assert post(client, rows, accept="*/*").mimetype == "text/csv"
+    for accept, form in {
+        "application/json": "application/json",
+        "*/*": "text/csv",
+        "text/html, application/*;q=0.5": "application/json",
+        "application/json;q=0.1, text/csv;q=0.2": "text/csv",
+        "text/csv;q=0, */*": "application/json",
+    }.items():
+        assert post(client, rows, accept=accept).content_type == form, accept
+    assert "predictions" in json.loads(post(client, rows, accept="application/json").body)
 
 
 def csv_with(applicants: pd.DataFrame, column: str, value: str) -> str:
@@ -63,14 +78,14 @@ def csv_with(applicants: pd.DataFrame, column: str, value: str) -> str:
 def test_a_bad_number_is_named_with_row_and_column(client, applicants: pd.DataFrame):
     for value in ("old", "inf"):
         answer = post(client, csv_with(applicants, "age", value))
-        assert (answer.status_code, answer.get_json()["error"]) == (
+        assert (answer.status, error(answer)) == (
             400,
             f"row 2, column 'age': '{value}' is not a number",
         )
 
 
 def test_an_empty_value_is_imputed(client, applicants: pd.DataFrame):
-    assert post(client, csv_with(applicants, "age", "")).status_code == 200
+    assert post(client, csv_with(applicants, "age", "")).status == 200
 
 
 @pytest.mark.parametrize(
@@ -102,13 +117,13 @@ def test_an_empty_value_is_imputed(client, applicants: pd.DataFrame):
 )
 def test_a_bad_request_is_refused(client, body: str | bytes, content_type: str, status: int, message: str):
     answer = post(client, body, content_type)
-    assert answer.status_code == status
-    assert message in answer.get_json()["error"]
+    assert answer.status == status
+    assert message in error(answer)
 
 
 def test_a_header_is_refused(client, model):
     answer = post(client, ",".join(model.features) + "\n")
-    assert (answer.status_code, answer.get_json()["error"]) == (
+    assert (answer.status, error(answer)) == (
         400,
         "row 1 is a header: send the values only",
     )
@@ -117,13 +132,44 @@ def test_a_header_is_refused(client, model):
 def test_an_unknown_json_key_is_named(client, applicants: pd.DataFrame):
     instance = {**json.loads(applicants.head(1).to_json(orient="records"))[0], "shoe_size": 44}
     answer = post(client, json.dumps({"instances": [instance]}), "application/json")
-    assert "unknown 'shoe_size'" in answer.get_json()["error"]
+    assert "unknown 'shoe_size'" in error(answer)
 
 
 def test_an_accept_that_cannot_be_met_is_refused(client, rows: str):
-    assert post(client, rows, accept="image/png").status_code == 406
+    assert post(client, rows, accept="image/png").status == 406
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path):
     with pytest.raises(inference.ModelError, match="no metadata.json there"):
-        serving.create_app(tmp_path)
+        serving.Endpoint(tmp_path)
+
+
+def test_what_is_not_there_is_refused(client, rows: str):
+    assert client("GET", "/", {}, b"").status == 404
+    assert client("GET", "/invocations", {}, b"")[::3] == (405, "POST")
+    assert client("POST", "/ping", {}, b"")[::3] == (405, "GET")
+
+
+def test_a_body_in_another_encoding_is_refused(client, rows: str):
+    assert post(client, rows, "text/csv; charset=UTF-8").status == 200
+    assert post(client, rows.encode("utf-16"), "text/csv; charset=utf-16").status == 415
+    assert post(client, rows, **{"content-encoding": "gzip"}).status == 415
+    assert scores(post(client, b"\xef\xbb\xbf" + rows.encode())) == scores(post(client, rows))
+
+
+def test_many_rows_give_what_few_rows_give(client, applicants: pd.DataFrame):
+    """From some kilobytes on rows are read at once: the same scores, and the same words for what is wrong."""
+    many = applicants.to_csv(index=False, header=False)
+    assert len(many) > serving.MANY
+    one_by_one = [scores(post(client, line))[0] for line in many.splitlines()]
+    assert scores(post(client, many)) == pytest.approx(one_by_one, abs=2e-6)
+    assert scores(post(client, many.replace("\n", "\r\n"))) == scores(post(client, many))
+    position = list(applicants).index("age")
+    lines = [line.split(",") for line in many.splitlines()]
+    lines[-1][position] = "old"
+    answer = post(client, "\n".join(map(",".join, lines)))
+    assert (answer.status, error(answer)) == (
+        400,
+        f"row {len(lines)}, column 'age': 'old' is not a number",
+    )
+    assert "has 19 values" in error(post(client, many + ",".join(lines[0][:-1])))
