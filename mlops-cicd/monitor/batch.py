@@ -548,11 +548,12 @@ def quickly(
 ) -> np.ndarray | None:
     """Add rows of the lines to the frames, and tell which they are; None if the lines are not all plain."""
     features = len(wanted.names)
+    keys = wanted.keys if pair.input is None else 0
     if made is None and pair.input is None:
         width = first_line(given).count(b",") + 1
-        if width - features not in (1, 3) or (frame := cells_of(given, width)) is None:
+        if width - keys - features not in (1, 3) or (frame := cells_of(given, width)) is None:
             return None
-        tail = frame.select(frame.columns[features:])
+        tail = frame.select(frame.columns[keys + features :])
     else:
         if (frame := cells_of(given, features)) is None:
             return None
@@ -561,7 +562,8 @@ def quickly(
             width = first_line(made).count(b",") + 1
             if width not in (1, 3) or (tail := cells_of(made, width)) is None:
                 return None
-    rows = frame.select(pl.col(frame.columns[number]).alias(name) for number, name in enumerate(wanted.names))
+    columns = frame.columns[keys:]
+    rows = frame.select(pl.col(columns[number]).alias(name) for number, name in enumerate(wanted.names))
     # perhaps a header; one by one it is known
     good = rows.select(pl.first().str.strip_chars().ne_missing(wanted.names[0])).to_series()
     ids = None
@@ -574,6 +576,8 @@ def quickly(
             good &= ids.str.contains(f"^{UUID}$").fill_null(value=False)
             good &= tail.to_series(2).str.strip_chars().str.contains(f"^{STAMP}$").fill_null(value=False)
     if not wanted.counted:
+        if keys and ids is None:
+            ids = frame.to_series(0).str.strip_chars()
         if ids is None:
             ids = pl.select(pl.lit(f"{pair.key}#") + pl.Series(given.numbers).cast(pl.String)).to_series()
         rows = rows.with_columns(
@@ -620,7 +624,7 @@ def read_record(
     if pair.input is None:
         if is_header(text, wanted.names):
             return
-        record, answer, name = parted(record, len(wanted.names))
+        record, answer, name = parted(record, len(wanted.names), wanted.keys)
     elif tail is not None:
         answer, name = without_id(decoded(tail))
     else:
@@ -701,7 +705,7 @@ def without_id(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def parted(text: str, features: int) -> tuple[str, str, str]:
+def parted(text: str, features: int, keys: int = 0) -> tuple[str, str, str]:
     """Input, answer and inference id of a joined line."""
     if is_json(text):
         document = document_of(text, "payload_not_json")
@@ -715,6 +719,8 @@ def parted(text: str, features: int) -> tuple[str, str, str]:
         cells = next(csv.reader([body], skipinitialspace=True, strict=True), [])
     except csv.Error as error:
         raise Unreadable("payload_not_csv") from error
+    if keys:
+        name, cells = name or "".join(cells[:1]), cells[keys:]
     rest = cells[features:]
     words = sum(is_word(cell) for cell in rest)
     # a score, or a label, or both: with more, what is the answer's and what the input's cannot be told

@@ -167,6 +167,7 @@ def scan(settings: Settings, client: Client, share: Any) -> tuple[Any, Any]:
         outputs=monitor.needs_outputs,
         simulated=settings.include_simulated,
         counted=getattr(monitor, "counted", False),
+        keys=settings.batch_key_columns,
     )
     intake = Intake()
     s3 = None if settings.on_disk else client("s3")

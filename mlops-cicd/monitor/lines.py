@@ -59,6 +59,7 @@ class Wanted:
     outputs: bool = False
     simulated: bool = False  # keep simulated traffic
     counted: bool = False  # the distinct values of each feature and their numbers are enough
+    keys: int = 0  # columns before the features of joined lines; the first one is the line's id
 
     @property
     def schema(self) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class Settings:
     batch_input_uri: str = ""  # of a transform job without capture
     batch_output_uri: str = ""
     batch_join_source: str = "None"  # as in the job's DataProcessing
+    batch_key_columns: int = 0  # columns before the features, which the job's InputFilter left out
     ground_truth_uri: str = ""
     reports_uri: str = ""
     include_simulated: bool = False
@@ -99,6 +100,7 @@ class Settings:
             "window_minutes": whole_number(env, "WINDOW_MINUTES", 60, 1),
             "delay_minutes": whole_number(env, "DELAY_MINUTES", 0, 0),
             "batch_join_source": env.get("BATCH_JOIN_SOURCE", "").strip() or "None",
+            "batch_key_columns": whole_number(env, "BATCH_KEY_COLUMNS", 0, 0),
             "ground_truth_uri": env.get("GROUND_TRUTH_URI", ""),
             "reports_uri": env.get("REPORTS_URI", "").rstrip("/"),
             "include_simulated": env.get("INCLUDE_SIMULATED", "").strip().lower() == "true",
@@ -133,6 +135,8 @@ class Settings:
             raise MonitorError(f"BATCH_JOIN_SOURCE is {self.batch_join_source!r}: it must be None or Input")
         if self.joined and not self.batch:
             raise MonitorError("BATCH_JOIN_SOURCE is Input, but only batch jobs join")
+        if self.batch_key_columns and not self.joined:
+            raise MonitorError("BATCH_KEY_COLUMNS is set, but only joined lines have key columns")
         given = bool(self.batch_input or self.batch_input_uri)
         needed = self.batch and not self.joined and not self.batch_capture_uri
         if needed and not given:

@@ -76,7 +76,13 @@ def manifest(prefix: str, *names: str) -> str:
 
 
 def rows(
-    folder: Path, inputs: Files, outputs: Files, *, outputs_wanted: bool = True, join: str = "None"
+    folder: Path,
+    inputs: Files,
+    outputs: Files,
+    *,
+    outputs_wanted: bool = True,
+    join: str = "None",
+    keys: int = 0,
 ) -> tuple[list[tuple[Any, ...]], Intake]:
     """Rows of a job's files, with two features x and y."""
     settings = Settings(
@@ -87,7 +93,7 @@ def rows(
         batch_output=write(folder / "out", outputs),
         batch_join_source=join,
     )
-    wanted = Wanted(("x", "y"), settings.window, outputs=outputs_wanted)
+    wanted = Wanted(("x", "y"), settings.window, outputs=outputs_wanted, keys=keys)
     account = Intake()
     frames = list(capture.batches(settings, wanted, None, capture.Share(), account, needs_truth=False))
     for frame in frames:
@@ -302,6 +308,17 @@ def test_joined_lines_hold_input_and_answer(tmp_path: Path, count: int) -> None:
     assert not account.surplus
 
 
+@pytest.mark.parametrize("count", [3, 3000])
+def test_key_columns_stand_before_the_features(tmp_path: Path, count: int) -> None:
+    """The first one is the name of the line, which ground truth tells; a quoted one is no other."""
+    output = "c1,branch,1,p,0.5\n" * count + '"c,2",branch,2,q,0.25\n'
+    found, account = rows(tmp_path, {}, {"a.out": output}, join="Input", keys=2)
+    assert set(found) == {("1", "p", "c1", 0, 0.5, None), ("2", "q", "c,2", 0, 0.25, None)}
+    assert len(found) == count + 1 and not account.unreadable
+    found, account = rows(tmp_path / "other", {}, {"a.out": "1,p,0.5\n"}, join="Input", keys=2)
+    assert found == [] and account.unreadable == {"joined_columns": 1}, "of a model with other columns"
+
+
 def test_both_ways_of_reading_give_the_same(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     ids = [str(uuid.UUID(bytes=rng.bytes(16))) for _ in range(400)]
@@ -500,6 +517,7 @@ def test_ground_truth_joins_on_the_id_or_on_the_line(s3: Any) -> None:
         ({"CAPTURE_URI": "s3://b/c", "BATCH_INPUT_URI": "s3://b/i"}, "another one"),
         ({"BATCH_OUTPUT_URI": "s3://b/o", "BATCH_JOIN_SOURCE": "yes"}, "BATCH_JOIN_SOURCE is 'yes'"),
         ({"CAPTURE_URI": "s3://b/c", "BATCH_JOIN_SOURCE": "Input"}, "only batch jobs join"),
+        ({"CAPTURE_URI": "s3://b/c", "BATCH_KEY_COLUMNS": "1"}, "only joined lines"),
         ({"BATCH_CAPTURE_URI": "b/c"}, "s3://bucket/prefix"),
     ],
 )
