@@ -16,6 +16,7 @@ from localaws.cloud import Cloud, caller_key
 from localaws.errors import AwsError
 from localaws.permissions import gate, registry, requests, whereabouts
 from localaws.service import Response
+from localaws.services import execute_api
 
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/")
 #: x-amz-target prefixes of the services that are ours (the json protocol)
@@ -25,6 +26,7 @@ _TARGETS = {
     "CodeCommit_20150413": "codecommit",
     "CodePipeline_20150709": "codepipeline",
     "CodeBuild_20161006": "codebuild",
+    "CodeDeploy_20141006": "codedeploy",
 }
 #: paths that are not AWS APIs: prefix → (cloud, method, path, headers, query, body) → response
 Raw = Callable[[Cloud, str, str, dict[str, str], str, bytes], Response]
@@ -56,6 +58,8 @@ class Gateway:
         for prefix, function in self.raw.items():
             if path.startswith(prefix):
                 handler = lambda *request, f=function: f(self.cloud, *request)  # noqa: E731
+        if execute_api.asked(headers):  # who may call an API says the API, not a policy for API calls alone
+            handler = lambda *request: self.cloud.services["execute-api"].handle(*request)  # noqa: E731
         raw_path = scope.get("raw_path", path.encode()).decode().split("?")[0]
         query = scope.get("query_string", b"").decode()
         signed_key, signed = requests.signature(headers, query)
@@ -137,7 +141,8 @@ class Gateway:
 def _open(path: str, query: str) -> bool:
     """Whether AWS answers without a signature here: links in mails, registries, the cloud's pages."""
     links = ("Action=ConfirmSubscription", "Action=Unsubscribe")
-    return path.startswith(("/_", "/v2/")) or path == "/v2" or any(link in query for link in links)
+    keys = path.endswith(("/.well-known/jwks.json", "/.well-known/openid-configuration"))  # of user pools
+    return path.startswith(("/_", "/v2/")) or path == "/v2" or keys or any(link in query for link in links)
 
 
 def _refusal(cloud: Cloud, access_key: str, service: str, *request: Any) -> tuple[Response | None, str]:

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 if TYPE_CHECKING:
     from localaws.cloud import Cloud
 
-SERVICES = ("codedeploy", "quicksight")
+SERVICES = ("quicksight",)
 
 
 def install(ministack_app: Any, cloud: Cloud) -> None:

@@ -83,6 +83,15 @@ def _function(cloud: Cloud, props: dict[str, Any]) -> None:
             "The role defined for the function cannot be assumed by Lambda. "
             f"(Error Code: InvalidParameterValueException) {error.message}"
         ) from error
+    from localaws.hooks import apis
+
+    apis.image_is_lent(cloud, props)
+
+
+def _api_stage(cloud: Cloud, props: dict[str, Any]) -> None:
+    from localaws.hooks import apis
+
+    apis.stage_needs_a_role(cloud, props)
 
 
 def policy_allows(document: Any, principal: str, action: str, context: dict[str, str]) -> bool:
@@ -186,6 +195,7 @@ CHECKS: dict[str, Callable[[Any, dict[str, Any]], None]] = {
     "AWS::IAM::Role": _role,
     "AWS::IAM::ManagedPolicy": _managed_policy,
     "AWS::Lambda::Function": _function,
+    "AWS::ApiGateway::Stage": _api_stage,
     "AWS::Events::Rule": _rule,
     "AWS::StepFunctions::StateMachine": _state_machine,
 }

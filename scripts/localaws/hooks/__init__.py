@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from localaws.hooks import (
     alarms,
+    apis,
     athena,
     census,
     clocks,
@@ -24,6 +25,7 @@ from localaws.hooks import (
     nested,
     network,
     policies,
+    releases,
     states,
     storage,
     tables,
@@ -48,6 +50,7 @@ __all__ = [
 ]
 _MODULES = (
     alarms,
+    apis,
     athena,
     census,
     clocks,
@@ -61,6 +64,7 @@ _MODULES = (
     nested,
     network,
     policies,
+    releases,
     states,
     storage,
     tables,
@@ -100,6 +104,9 @@ def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.T
     identity.refuse_trust_policies()
     identity.keep_boundaries()
     functions.run_under_roles(cloud)
+    releases.run_images(cloud)
+    releases.split_aliases()
+    releases.update_aliases(cloud)
     athena.run_queries(cloud)
     keys.check_log_keys(cloud)
     tables.keep_tables()

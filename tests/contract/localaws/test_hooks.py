@@ -7,14 +7,21 @@ installed in the cloud's own environment only.
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import re
 import subprocess
+import urllib.error
+import urllib.request
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -627,3 +634,168 @@ def test_hook_boundaries(cloud):
     assert boundary_of() == second
     with pytest.raises(AssertionError, match="does not exist or is not attachable"):
         cloud.stack(role(f"{first}-none"))
+
+
+def packed(files: dict[str, str]) -> bytes:
+    """A zip of texts."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return out.getvalue()
+
+
+RUNTIME = """
+import json, os, urllib.request
+api = f"http://{os.environ['AWS_LAMBDA_RUNTIME_API']}/2018-06-01/runtime/invocation"
+print("started as", os.environ["AWS_LAMBDA_FUNCTION_NAME"], flush=True)
+while True:
+    with urllib.request.urlopen(f"{api}/next") as asked:
+        request, event = asked.headers["Lambda-Runtime-Aws-Request-Id"], json.loads(asked.read())
+    if event.get("die"):
+        os._exit(3)
+    what = "error" if event.get("fail") else "response"
+    answer = {"errorMessage": "as asked"} if event.get("fail") else {"got": event, "pid": os.getpid()}
+    url, body = f"{api}/{request}/{what}", json.dumps(answer).encode()
+    urllib.request.urlopen(urllib.request.Request(url, body)).close()
+"""
+
+
+def test_hook_image_functions(cloud: Any) -> None:
+    lambda_, name = cloud.client("lambda"), cloud.name("image")
+    uri = cloud.image({"app/main.py": RUNTIME}, ["python3", "/app/main.py"])
+    lambda_.create_function(
+        FunctionName=name, PackageType="Image", Code={"ImageUri": uri}, Role=cloud.role("lambda"), Timeout=5
+    )
+
+    def ask(**event: Any) -> tuple[str, Any]:
+        found = lambda_.invoke(FunctionName=name, Payload=json.dumps(event).encode())
+        return found.get("FunctionError", ""), json.loads(found["Payload"].read())
+
+    first, second = ask(a=1), ask(a=2)
+    assert first[1]["got"] == {"a": 1} and second[1]["got"] == {"a": 2}
+    assert first[1]["pid"] == second[1]["pid"]  # the environment is used again
+    assert ask(fail=True)[1] == {"errorMessage": "as asked"}
+    assert ask(die=True)[1]["errorType"] == "Runtime.ExitError"
+    assert ask(a=3)[1]["got"] == {"a": 3}
+    logs = cloud.client("logs").filter_log_events(logGroupName=f"/aws/lambda/{name}")["events"]
+    assert any(f"started as {name}" in one["message"] for one in logs)
+
+
+def _versions(cloud: Any) -> str:
+    """A function with two versions that say which they are."""
+    lambda_, name = cloud.client("lambda"), cloud.name("fn")
+    code = "def handler(event, context):\n    return {'statusCode': 200, 'body': '%s'}\n"
+    lambda_.create_function(
+        FunctionName=name, Runtime="python3.12", Handler="index.handler", Role=cloud.role("lambda"),
+        Code={"ZipFile": packed({"index.py": code % 1})}, Publish=True,
+    )  # fmt: skip
+    lambda_.update_function_code(FunctionName=name, ZipFile=packed({"index.py": code % 2}), Publish=True)
+    return name
+
+
+def test_hook_alias_weights(cloud: Any) -> None:
+    lambda_, name = cloud.client("lambda"), _versions(cloud)
+    weights = {"AdditionalVersionWeights": {"2": 0.5}}
+    lambda_.create_alias(FunctionName=name, Name="live", FunctionVersion="1", RoutingConfig=weights)
+    answers = [lambda_.invoke(FunctionName=name, Qualifier="live")["ExecutedVersion"] for _ in range(40)]
+    assert set(answers) == {"1", "2"}
+    found = cloud.client("cloudwatch").list_metrics(
+        Namespace="AWS/Lambda",
+        MetricName="Duration",
+        Dimensions=[{"Name": "Resource", "Value": f"{name}:live"}],
+    )["Metrics"]
+    assert {len(one["Dimensions"]) for one in found} == {2, 3}
+
+
+def test_hook_alias_updates(cloud: Any) -> None:
+    name, role = _versions(cloud), cloud.role("codedeploy")
+    style = {"DeploymentType": "BLUE_GREEN", "DeploymentOption": "WITH_TRAFFIC_CONTROL"}
+
+    def resources(version: str) -> dict[str, Any]:
+        group = {"ApplicationName": {"Ref": "App"}, "DeploymentStyle": style, "ServiceRoleArn": role}
+        moves = {"ApplicationName": {"Ref": "App"}, "DeploymentGroupName": {"Ref": "Group"}}
+        alias = {"Name": "live", "FunctionName": name, "FunctionVersion": version}
+        return {
+            "App": {"Type": "AWS::CodeDeploy::Application", "Properties": {"ComputePlatform": "Lambda"}},
+            "Group": {"Type": "AWS::CodeDeploy::DeploymentGroup", "Properties": group},
+            "Live": {
+                "Type": "AWS::Lambda::Alias",
+                "Properties": alias,
+                "UpdatePolicy": {"CodeDeployLambdaAliasUpdate": moves},
+            },
+        }
+
+    stack = cloud.stack(resources("1"), {"App": {"Value": {"Ref": "App"}}})
+    deploy, application = cloud.client("codedeploy"), cloud.outputs(stack)["App"]
+    assert deploy.list_deployments(applicationName=application)["deployments"] == []
+    cloud.stack(resources("2"), {"App": {"Value": {"Ref": "App"}}}, stack)
+    assert len(deploy.list_deployments(applicationName=application)["deployments"]) == 1
+    assert cloud.client("lambda").get_alias(FunctionName=name, Name="live")["FunctionVersion"] == "2"
+
+
+def _api(cloud: Any, allowed: bool = True) -> str:
+    """An HTTP API with signatures of IAM before a function; its id."""
+    name, arn = _versions(cloud), cloud.client("lambda").get_function
+    function = arn(FunctionName=name)["Configuration"]["FunctionArn"]
+    route = {"ApiId": {"Ref": "Api"}, "RouteKey": "POST /ask", "AuthorizationType": "AWS_IAM"}
+    proxy = {"ApiId": {"Ref": "Api"}, "IntegrationType": "AWS_PROXY", "IntegrationUri": function}
+    resources = {
+        "Api": {"Type": "AWS::ApiGatewayV2::Api", "Properties": {"Name": "x", "ProtocolType": "HTTP"}},
+        "Proxy": {
+            "Type": "AWS::ApiGatewayV2::Integration",
+            "Properties": {**proxy, "PayloadFormatVersion": "2.0"},
+        },
+        "Route": {
+            "Type": "AWS::ApiGatewayV2::Route",
+            "Properties": {**route, "Target": {"Fn::Sub": "integrations/${Proxy}"}},
+        },
+        "Stage": {
+            "Type": "AWS::ApiGatewayV2::Stage",
+            "Properties": {"ApiId": {"Ref": "Api"}, "StageName": "$default", "AutoDeploy": True},
+        },
+    }
+    if allowed:
+        cloud.client("lambda").add_permission(
+            FunctionName=name,
+            StatementId="api",
+            Action="lambda:InvokeFunction",
+            Principal="apigateway.amazonaws.com",
+        )
+    return cloud.outputs(cloud.stack(resources, {"Id": {"Value": {"Ref": "Api"}}}))["Id"]
+
+
+def _ask(cloud: Any, api: str, keys: tuple[str, ...] = ()) -> tuple[int, str]:
+    """One call of an API, signed with these keys."""
+    url = f"https://{api}.execute-api.{cloud.region}.amazonaws.com/ask"
+    request = AWSRequest("POST", url, data=b"x", headers={"Content-Type": "text/plain"})
+    if keys:
+        SigV4Auth(Credentials(*keys), "execute-api", cloud.region).add_auth(request)
+    headers = {**dict(request.headers.items()), "Host": f"{api}.execute-api.{cloud.region}.amazonaws.com"}
+    try:
+        sent = urllib.request.Request(f"{cloud.endpoint}/ask", b"x", headers)
+        with urllib.request.urlopen(sent, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_hook_api_calls(cloud: Any) -> None:
+    api = _api(cloud)
+    assert _ask(cloud, api)[0] == 403
+    assert _ask(cloud, api, ("test", "test")) == (200, "2")
+    assert _ask(cloud, "0" * 8, ("test", "test"))[0] == 403
+    assert _ask(cloud, _api(cloud, allowed=False), ("test", "test"))[0] == 500
+
+
+def test_hook_api_signatures(cloud: Any) -> None:
+    api, arn = _api(cloud), cloud.role("ec2")
+    trust = {"Effect": "Allow", "Principal": {"AWS": cloud.account}, "Action": "sts:AssumeRole"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    cloud.client("iam").update_assume_role_policy(RoleName=arn.rpartition("/")[2], PolicyDocument=document)
+    keys = cloud.client("sts").assume_role(RoleArn=arn, RoleSessionName="caller")["Credentials"]
+    key, secret, token = keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"]
+    assert _ask(cloud, api, (key, secret, token)) == (200, "2")
+    assert _ask(cloud, api, (key, "guessed", token))[0] == 403
+    cloud.client("iam").delete_role_policy(RoleName=arn.rpartition("/")[2], PolicyName="all")
+    assert _ask(cloud, api, (key, secret, token))[0] == 403
