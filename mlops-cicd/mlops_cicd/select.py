@@ -136,6 +136,12 @@ def main(argv: Sequence[str] | None = None, session: Any = None) -> int:
     project = load_project(session.client("ssm"), options.project_id, session.region_name)
     sagemaker = session.client("sagemaker")
     model = last_approved(sagemaker, project.model_package_group_name)
+    expected = os.environ.get("EXPECTED_MODEL_PACKAGE_ARN", "")  # before production: is it still this one?
+    if expected and (model is None or model.arn != expected):
+        raise Fault(
+            f"{expected} was selected, and since then somebody decided otherwise: the last one approved is "
+            f"{model.arn if model else 'none'}. The release ends here; that decision has one of its own"
+        )
     there = {stage: accounts.stage_session(session, project, stage) for stage in STAGES}
     stacks = {
         stage: running(there[stage].client("cloudformation"), project.resource(stage)) for stage in STAGES
@@ -162,7 +168,7 @@ def main(argv: Sequence[str] | None = None, session: Any = None) -> int:
                 raise Fault("\n  ".join(["mlops.yml asks for what SageMaker does not do", *problems]))
         say(f"version {model.version} of {project.model_package_group_name} will be deployed")
         say(f"production runs {live or 'no model yet'}")
-        if left:
+        if left and left != model.arn:
             say(f"and ends the comparison with {left}, which got copies of its requests")
         how = rendered["production"].get("ReleaseShift", "").lower()
         if how:

@@ -35,6 +35,7 @@ READERS = 2  # pieces that are parsed side by side
 AHEAD = 8  # objects whose beginning is fetched before their turn
 TRIES = 4
 ENDINGS = (".jsonl", ".jsonl.gz")
+SHADOW = "Shadow"  # the variant that gets copies of requests, and whose answers nobody gets
 HOUR = re.compile(r"(?:^|/)(\d{4}/\d\d/\d\d/\d\d)/[^/]*$")
 GONE = ("NoSuchKey", "404", "NotFound")
 
@@ -94,7 +95,7 @@ def s3_sources(s3: Any, bucket: str, prefixes: list[str], intake: Intake) -> lis
 
 
 def capture_sources(settings: Settings, s3: Any, intake: Intake) -> list[Source]:
-    """Objects that can hold the window's records, hour by hour, over all variants."""
+    """Objects that can hold the window's records, hour by hour, over all variants that answer."""
     hours = list(settings.window.hours())
     if settings.capture is not None:
         return folder_sources(settings.capture, hours, intake)
@@ -102,6 +103,7 @@ def capture_sources(settings: Settings, s3: Any, intake: Intake) -> list[Source]
     root = f"{prefix}/{settings.endpoint}/" if prefix else f"{settings.endpoint}/"
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=root, Delimiter="/")
     variants = sorted(item["Prefix"] for page in pages for item in page.get("CommonPrefixes", []))
+    variants = [one for one in variants if one != f"{root}{SHADOW}/"]
     return s3_sources(s3, bucket, [f"{v}{hour}/" for hour in hours for v in variants], intake)
 
 
