@@ -98,7 +98,8 @@ def _unpacked(data: bytes) -> Iterator[tuple[str, bytes]]:
 def issued(cloud: Cloud) -> dict[str, str]:
     """All secrets that the cloud handed out: name → value."""
     found = keys.session_secrets()
-    for number, token in enumerate(list(cloud.services["codeartifact"].tokens)):
+    tokens = [t for a in cloud.accounts for t in list(cloud.at(a).services["codeartifact"].tokens)]
+    for number, token in enumerate(tokens):
         found[f"token {number} of CodeArtifact"] = token
     return found
 
@@ -120,6 +121,16 @@ def look(cloud: Cloud, secrets: Mapping[str, str], rows: Mapping[str, list[str]]
 
 def places(cloud: Cloud) -> Iterator[tuple[str, bytes]]:
     """(kind: name, content) of all that somebody could read."""
+    yield from (place for account in cloud.accounts for place in _kept(cloud.at(account)))
+    for number, mail in enumerate(cloud.outbox):
+        yield f"mail: {number} to {mail['to']}", _text(mail)
+    yield "calls: all", _text(list(cloud.calls))
+    yield "questions: all", _text(list(cloud.evidence.questions.values()))
+    yield "losses: all", _text([*cloud.undelivered, *cloud.faults])
+
+
+def _kept(cloud: Cloud) -> Iterator[tuple[str, bytes]]:
+    """What one account keeps."""
     for look_at in (
         _logs,
         _stacks,
@@ -133,11 +144,6 @@ def places(cloud: Cloud) -> Iterator[tuple[str, bytes]]:
         _images,
     ):
         yield from look_at(cloud)
-    for number, mail in enumerate(cloud.outbox):
-        yield f"mail: {number} to {mail['to']}", _text(mail)
-    yield "calls: all", _text(list(cloud.calls))
-    yield "questions: all", _text(list(cloud.evidence.questions.values()))
-    yield "losses: all", _text([*cloud.undelivered, *cloud.faults])
 
 
 def _text(value: Any) -> bytes:

@@ -84,6 +84,7 @@ def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.T
     storage.keep_buckets()
     nested.delete_nested_stacks()
     events.register_targets(cloud, targets)
+    events.tell_of_senders(cloud)
     events.refuse_targets_without_role()
     clocks.use_clock(cloud)
     cloudformation.read_template_urls()

@@ -32,6 +32,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     ),
     "alarm_actions": (
         "ministack.services.cloudwatch:_dispatch_alarm_actions",
+        "ministack.services.cloudwatch:_is_sns_action_arn",
         "ministack.services.sns:_topic_by_arn_any_scope",
     ),
     "alarm_events": ("ministack.services.cloudwatch:_dispatch_alarm_actions",),
@@ -191,6 +192,8 @@ def tell_of_lost_actions(cloud: Cloud) -> None:
     from ministack.services import cloudwatch, sns
 
     original = cloudwatch._dispatch_alarm_actions
+    # a topic may be another account's, whose policy then decides
+    cloudwatch._is_sns_action_arn = lambda action: bool(sns._topic_by_arn_any_scope(str(action)))
 
     def scale(alarm: dict, value: float) -> None:
         scaling = cloud.services["application-autoscaling"]

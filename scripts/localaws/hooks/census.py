@@ -14,7 +14,7 @@ def stacks() -> list[dict[str, Any]]:
     from ministack.services.cloudformation import _stacks
 
     out = []
-    for name, stack in list(_stacks.items()):
+    for stack in _stacks.to_dict().values():
         if stack.get("StackStatus") == "DELETE_COMPLETE":
             continue
         resources = list(stack.get("_resources", {}).values())
@@ -22,7 +22,8 @@ def stacks() -> list[dict[str, Any]]:
         out.append(
             {
                 "id": stack["StackId"],
-                "name": name,
+                "account": stack["StackId"].split(":")[4],
+                "name": stack["StackName"],
                 "status": stack["StackStatus"],
                 "parent": stack.get("_parent_stack_name") or "",
                 "types": dict(Counter(kind for kind, state in states if state.endswith("_COMPLETE"))),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from localaws import clock, refusals, resource
+from localaws.cloud import caller_key
 from localaws.hooks import keys
 from localaws.hooks.answers import triple
 
@@ -24,6 +25,12 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.eventbridge:_apply_input_transformer",
         "ministack.services.sns:_topic_by_arn_any_scope",
     ),
+    "senders": (
+        "ministack.services.eventbridge:_put_events",
+        "ministack.services.eventbridge:_dispatch_event",
+        "ministack.services.eventbridge:_put_permission",
+        "ministack.services.eventbridge:_event_bus_policies",
+    ),
     "put_targets": ("ministack.services.eventbridge:_validate_target_arn",),
     "scheduler_targets": (
         "ministack.services.scheduler:_tick_schedules",
@@ -33,6 +40,8 @@ HOOKS: dict[str, tuple[str, ...]] = {
 Target = Callable[[dict[str, Any], str], None]
 #: the ARN to which an event is being delivered
 _delivering: contextvars.ContextVar[str] = contextvars.ContextVar("localaws_delivering", default="")
+#: the account that puts an event, "" for a service of AWS
+_sender: contextvars.ContextVar[str] = contextvars.ContextVar("localaws_sender", default="")
 
 
 def put_service_event(
@@ -83,6 +92,8 @@ def register_targets(cloud: Cloud, targets: dict[str, Target]) -> None:
             return _universal(cloud, target, event, rule)
         if service == "lambda" and ":scheduler:" in rule.get("Arn", ""):
             return _universal(cloud, _invocation(target), event, rule)
+        if target["Arn"].split(":")[4] not in (cloud.account, "") and service != "sns":
+            return cloud.spawn(_elsewhere, cloud, target, event, rule, name="target-elsewhere")
         if service in targets:
             return cloud.spawn(ours, target, event, rule, view, name=f"target-{service}")
         if reason := _forbidden(cloud, service, target, rule):
@@ -94,6 +105,66 @@ def register_targets(cloud: Cloud, targets: dict[str, Target]) -> None:
             _delivering.reset(token)
 
     eventbridge._invoke_target = invoke
+
+
+def _elsewhere(cloud: Cloud, target: dict, event: dict, rule: dict) -> None:
+    """Put an event on the bus of another account, under the target's role, if the bus's policy lets it in.
+
+    https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-cross-account.html
+    """
+    from localaws.permissions import gate
+    from localaws.permissions.access import Access
+    from localaws.permissions.callers import caller_of_role
+
+    arn = target["Arn"]
+    account = arn.split(":")[4]
+    try:
+        if ":event-bus/" not in arn or account not in cloud.accounts:
+            raise ValueError("the local cloud delivers nothing to another account but events to its buses")
+        cloud.check_trust(target["RoleArn"], "events.amazonaws.com", rule.get("Arn", ""))
+        caller = caller_of_role(cloud, target["RoleArn"], "events")
+        gate.authorize(cloud, caller, Access("events:PutEvents", arn))
+        with cloud.at(account).scope():
+            _dispatch({**event, "EventBusName": arn.rpartition("/")[2]})
+    except Exception as error:
+        undelivered(cloud, arn, f"rule {rule.get('Name')}: {error}")
+
+
+def _dispatch(event: dict) -> None:
+    """Let the rules of this account see an event, which is of the account that sent it."""
+    from ministack.services import eventbridge
+
+    eventbridge._dispatch_event(event)
+
+
+def tell_of_senders(cloud: Cloud) -> None:
+    """Say in an event who sent it: that need not be the account of the bus that it is put on."""
+    from ministack.services import eventbridge
+
+    put, dispatch = eventbridge._put_events, eventbridge._dispatch_event
+    permit = eventbridge._put_permission
+
+    def put_permission(data: dict) -> Any:
+        if not data.get("Policy"):
+            return permit(data)
+        eventbridge._event_bus_policies[data.get("EventBusName", "default")] = json.loads(data["Policy"])
+        return eventbridge.json_response({})
+
+    def put_events(data: dict, allow_aws_source: bool = False) -> Any:
+        sender = "" if allow_aws_source else cloud.account_of_key(caller_key.get())
+        token = _sender.set(sender)
+        try:
+            return put(data, allow_aws_source=allow_aws_source)
+        finally:
+            _sender.reset(token)
+
+    def dispatch_event(event: dict, view: Any = None) -> Any:
+        if _sender.get() and event["Account"] != _sender.get():
+            event, view = {**event, "Account": _sender.get()}, None
+        return dispatch(event, view)
+
+    eventbridge._put_events, eventbridge._dispatch_event = put_events, dispatch_event
+    eventbridge._put_permission = put_permission
 
 
 def undelivered(cloud: Cloud, arn: str, reason: str) -> None:

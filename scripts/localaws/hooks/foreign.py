@@ -31,7 +31,7 @@ def key_owner(key: str) -> str | None:
     """The account of a key by its id, None for an unknown one."""
     from ministack.services import kms
 
-    return next((scope[0] for scope in list(kms._keys._data) if scope[-1] == key), None)
+    return next((scope[0] for scope in kms._keys.to_dict() if scope[-1] == key), None)
 
 
 def refuse_copies() -> None:

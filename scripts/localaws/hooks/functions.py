@@ -28,12 +28,13 @@ def run_under_roles(cloud: Cloud) -> None:
 
     def credentials(config: dict[str, Any]) -> dict[str, str]:
         role, name = config["Role"].rpartition("/")[2], config["FunctionName"][:64]
+        account = config["Role"].split(":")[4]  # a function's role is of its own account
         key = f"ASIA{secrets.token_hex(8).upper()}"
         keys = {"SecretAccessKey": secrets.token_hex(20), "SessionToken": secrets.token_hex(64)}
-        arn = f"arn:{cloud.partition}:sts::{cloud.account}:assumed-role/{role}/{name}"
+        arn = f"arn:{cloud.partition}:sts::{account}:assumed-role/{role}/{name}"
         sts.register_session(key, {"Arn": arn, "UserId": f"{role}:{name}", **keys})
         cloud.session_keys[key] = {"lambda:SourceFunctionArn": config["FunctionArn"]}
-        if network := network_of(cloud, config.get("VpcConfig"), "function"):
+        if network := network_of(cloud.at(account), config.get("VpcConfig"), "function"):
             cloud.networks[key] = network
         return {
             "AWS_ACCESS_KEY_ID": key,

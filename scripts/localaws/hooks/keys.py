@@ -40,19 +40,31 @@ def key_arn(identifier: str) -> str | None:
 
     One that does not exist is given back as it is named, so that nobody is allowed to use it.
     """
-    from ministack.services import kms
-
     if not identifier or "alias/aws/" in identifier:
         return None
-    found = kms._resolve_key(identifier)
+    found = _key(identifier)
     return found["Arn"] if found else identifier
 
 
 def key_policy(arn: str) -> str:
     """A key's policy, "" for a key that is not there."""
+    return (_key(arn) or {}).get("Policy") or ""
+
+
+def _key(identifier: str) -> dict[str, Any] | None:
+    """A key, by an ARN of another account too."""
     from ministack.services import kms
 
-    return (kms._resolve_key(arn) or {}).get("Policy") or ""
+    with _scope_of(identifier):
+        return kms._resolve_key(identifier)
+
+
+def _scope_of(arn: str) -> Any:
+    """The scope of the account in an ARN, the current one for anything else."""
+    from ministack.core.responses import get_account_id, get_region, request_scope
+
+    parts = arn.split(":")
+    return request_scope((parts[4] if len(parts) > 5 else "") or get_account_id(), get_region())
 
 
 def bucket_default(bucket: str) -> tuple[str, bool]:
@@ -172,7 +184,8 @@ def service_refused(key: str, principal: str, actions: tuple[str, ...], context:
 def topic_refused(topic: str, principal: str, context: dict[str, str]) -> str:
     """Why a service cannot publish to an encrypted topic by itself, "" if it can."""
     context = {**context, "kms:encryptioncontext:aws:sns:topicarn": topic}
-    return service_refused(topic_key(topic), principal, ("kms:GenerateDataKey", "kms:Decrypt"), context)
+    with _scope_of(topic):
+        return service_refused(topic_key(topic), principal, ("kms:GenerateDataKey", "kms:Decrypt"), context)
 
 
 def check_log_keys(cloud: Cloud) -> None:

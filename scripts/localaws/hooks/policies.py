@@ -19,7 +19,10 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.sts:_sessions",
         "ministack.core.iam_evaluator:_resolve_managed_policy_document",
     ),
-    "resource_policies": ("ministack.core.iam_evaluator:_resource_policy",),
+    "resource_policies": (
+        "ministack.core.iam_evaluator:_resource_policy",
+        "ministack.services.eventbridge:_event_bus_policies",
+    ),
     "resource_tags": ("ministack.services.tagging:resource_tags",),
     "s3_actions": (
         "ministack.core.iam_actions:_s3_action",
@@ -92,8 +95,27 @@ def resource_policy(service: str, arn: str) -> tuple[Any, str | None] | None:
     """The policy of a resource that the emulator keeps, with its owner's account."""
     from ministack.core import iam_evaluator
 
+    if service == "events" and ":event-bus/" in arn:
+        return bus_policy(arn), arn.split(":")[4]
     found = iam_evaluator._resource_policy(service, arn)
     return (found[0] or None, found[1]) if found else None  # "" for a bucket without a policy
+
+
+def bus_policy(arn: str) -> dict[str, Any] | None:
+    """The policy of an event bus, None for none; the emulator keeps what PutPermission was given."""
+    from ministack.services import eventbridge
+
+    found = eventbridge._event_bus_policies.get(arn.rpartition("/")[2])
+    if not found:
+        return None
+    statements = []
+    for statement in found["Statement"]:
+        condition, named = statement.get("Condition") or {}, statement["Principal"]
+        if "Type" in condition:
+            condition = {condition["Type"]: {condition["Key"]: condition["Value"]}}
+        named = {"AWS": named} if isinstance(named, str) and named != "*" else named
+        statements.append({**statement, "Principal": named, "Condition": condition})
+    return {**found, "Statement": statements}
 
 
 def tags_of(arn: str) -> dict[str, str]:

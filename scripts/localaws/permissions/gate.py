@@ -143,7 +143,7 @@ def _asked_behind(access: Access) -> bool:
 def questions(cloud: Cloud, request: requests.Request) -> list[Access]:
     """Everything that a call asks of IAM: its own action, the roles it hands over, the keys it uses."""
     keys = implied.kms_accesses(cloud, request.service, request.operation, request.params)
-    return [*mapping.accesses(cloud, request), *handed_roles.accesses(request), *keys]
+    return [*mapping.accesses(cloud, request), *handed_roles.accesses(cloud, request), *keys]
 
 
 def way_in(cloud: Cloud, caller: Caller, service: str) -> Any:
@@ -170,6 +170,8 @@ def authorize(cloud: Cloud, caller: Caller, access: Access, endpoint: Any = None
     With the setting ``enforce`` off a denial is kept as evidence only.
     """
     owner = whereabouts.owner(access.resource)
+    if access.action == "iam:PassRole" and owner not in (None, caller.account) and not caller.internal:
+        raise AwsError("AccessDeniedException", "Cross-account pass role is not allowed.", 403)
     if caller.internal or caller.unrestricted and owner in (None, caller.account):
         return
     there = cloud.at(owner if owner in cloud.accounts else caller.account)

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from localaws.permissions.access import Access
 from localaws.permissions.requests import Request
+
+if TYPE_CHECKING:
+    from localaws.cloud import Cloud
 
 #: botocore's service → the service that gets the role
 PASSED_TO = {
@@ -40,14 +43,22 @@ _OPAQUE = {
 _READS = ("Describe", "List", "Get", "Delete", "Search", "Batch", "Invoke", "Send", "Remove")
 
 
-def accesses(request: Request) -> list[Access]:
-    """A question for each role in the request's parameters."""
+def accesses(cloud: Cloud, request: Request) -> list[Access]:
+    """A question for each role in the request's parameters.
+
+    The role of a pipeline's action in another account is not handed over: the pipeline's role assumes it.
+    """
     service = PASSED_TO.get(request.service)
     if service is None or request.operation.startswith(_READS):
         return []
+    params, own = dict(request.params), []
+    if service == "codepipeline.amazonaws.com" and "pipeline" in params:
+        params["pipeline"] = dict(params["pipeline"])
+        stages = params["pipeline"].pop("stages", [])
+        own = [r for r in _roles({"stages": stages}) if r.split(":")[4] == cloud.account]
     return [
         Access("iam:PassRole", arn, {"iam:PassedToService": service})
-        for arn in dict.fromkeys(_roles(request.params))
+        for arn in dict.fromkeys([*_roles(params), *own])
     ]
 
 

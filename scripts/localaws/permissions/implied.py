@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
-from localaws.hooks import keys, states, tables
-from localaws.permissions import callers, engine
+from localaws.hooks import foreign, keys, states, tables
+from localaws.permissions import callers, engine, whereabouts
 from localaws.permissions.access import Access
 
 if TYPE_CHECKING:
@@ -65,25 +65,34 @@ def _uses(
 
 
 def _s3(cloud: Cloud, operation: str, p: Params) -> Iterator[Access]:
+    """What S3 asks of keys in a caller's name; of another account's bucket the owner's side tells.
+
+    A key that a bucket's default names without its ARN is the caller's.
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucket-encryption.html
+    """
     bucket, name = p.get("Bucket", ""), p.get("Key", "")
+
+    def told(of: str, tell: Callable[..., Any], *arguments: Any) -> Any:
+        with cloud.at(foreign.bucket_owner(of) or cloud.account).scope():
+            return tell(*arguments)
 
     def use(key: str, *actions: str, bucket: str = bucket, name: str = name) -> Iterator[Access]:
         """With a bucket key the context names the bucket, else the object."""
         thing = f"arn:{cloud.partition}:s3:::{bucket}"
-        thing += "" if keys.bucket_default(bucket)[1] else f"/{name}"
+        thing += "" if told(bucket, keys.bucket_default, bucket)[1] else f"/{name}"
         return _uses(cloud, "s3", key, actions, aws__s3__arn=thing)
 
     if operation in ("PutObject", "CreateMultipartUpload", "CopyObject"):
-        yield from use(_written_with(bucket, p), "kms:GenerateDataKey")
+        yield from use(told(bucket, _written_with, bucket, p), "kms:GenerateDataKey")
     if operation in ("CopyObject", "UploadPartCopy"):
         source, _, query = p.get("CopySource", "").lstrip("/").partition("?")
         theirs, _, thing = unquote(source).partition("/")
-        key = keys.object_key(theirs, thing, parse_qs(query).get("versionId", [""])[0])
+        key = told(theirs, keys.object_key, theirs, thing, parse_qs(query).get("versionId", [""])[0])
         yield from use(key, "kms:Decrypt", bucket=theirs, name=thing)
     if operation in ("UploadPart", "UploadPartCopy"):
-        yield from use(keys.upload_key(p.get("UploadId", "")), "kms:Decrypt")
+        yield from use(told(bucket, keys.upload_key, p.get("UploadId", "")), "kms:Decrypt")
     if operation == "GetObject" or (operation == "HeadObject" and p.get("ChecksumMode") == "ENABLED"):
-        yield from use(keys.object_key(bucket, name, p.get("VersionId") or ""), "kms:Decrypt")
+        yield from use(told(bucket, keys.object_key, bucket, name, p.get("VersionId") or ""), "kms:Decrypt")
 
 
 def _written_with(bucket: str, p: Params) -> str:
@@ -99,7 +108,9 @@ def _written_with(bucket: str, p: Params) -> str:
 def _sns(cloud: Cloud, operation: str, p: Params) -> Iterator[Access]:
     if operation in ("Publish", "PublishBatch"):
         topic = p.get("TopicArn") or p.get("TargetArn") or ""
-        yield from _uses(cloud, "sns", keys.topic_key(topic), _DATA_KEY, aws__sns__topicArn=topic)
+        with cloud.at(whereabouts.owner(topic) or cloud.account).scope():
+            key = keys.key_arn(keys.topic_key(topic))
+        yield from _uses(cloud, "sns", key, _DATA_KEY, aws__sns__topicArn=topic)
 
 
 def _sqs(cloud: Cloud, operation: str, p: Params) -> Iterator[Access]:
@@ -272,7 +283,7 @@ def role_may(cloud: Cloud, role: str, access: Access) -> bool:
         identity=caller.identity,
         boundary=caller.boundary,
         resource=keys.key_policy(access.resource) or {},
-        resource_owner=cloud.account,
+        resource_owner=whereabouts.owner(access.resource) or cloud.account,
     )
     allowed = engine.decide(principal, access, having, cloud.region).allowed
     if allowed:

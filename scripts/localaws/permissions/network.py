@@ -39,6 +39,7 @@ class Network:
     subnets: tuple[str, ...]
     security_groups: tuple[str, ...]
     kind: str = ""  # build, job, function, studio
+    account: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def network_of(cloud: Cloud, config: Mapping[str, Any] | None, kind: str = "") -
         return None
     vpc = read.get("vpcid") or (Vpcs(cloud.account, cloud.region).subnet(subnets[0]) or {}).get("VpcId", "")
     groups = tuple(read.get("securitygroupids") or read.get("securitygroups") or ())
-    return Network(vpc, subnets, groups, kind)
+    return Network(vpc, subnets, groups, kind, cloud.account)
 
 
 @functools.cache
@@ -107,7 +108,7 @@ def route(cloud: Cloud, network: Network, service: str) -> Endpoint:
 
 class _Search:
     def __init__(self, cloud: Cloud, network: Network, service: str) -> None:
-        self.vpcs = Vpcs(cloud.account, cloud.region)
+        self.vpcs = Vpcs(network.account or cloud.account, cloud.region)
         self.network = network
         self.name = endpoint_name(service)
         self.service_name = service_name(service, cloud.region)

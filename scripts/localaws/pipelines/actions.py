@@ -66,6 +66,12 @@ class Action:
         self.state: dict[str, Any] = {}
         self._roles: dict[str, str] | None = None
 
+    @property
+    def there(self) -> Any:
+        """The cloud as the account sees it in which the action works: that of its role."""
+        own = self.declaration.get("roleArn")
+        return self.cloud.at(own.split(":")[4]) if own else self.cloud
+
     # -- what every action needs ------------------------------------------------------------------------
     def client(self, service: str) -> Any:
         """A client under the pipeline's role, or under the action's, which the pipeline's assumes."""
@@ -75,9 +81,15 @@ class Action:
             keys = self.cloud.role_credentials(pipeline.declaration["roleArn"], PRINCIPAL, session)
             own = self.declaration.get("roleArn")
             if own:
-                keys = self._session("sts", keys).assume_role(RoleArn=own, RoleSessionName=session)[
-                    "Credentials"
-                ]
+                try:
+                    answer = self._session("sts", keys).assume_role(RoleArn=own, RoleSessionName=session)
+                except ClientError as error:
+                    raise ActionFailed(
+                        "PermissionError",
+                        f"The role {pipeline.declaration['roleArn']} of the pipeline cannot assume the role "
+                        f"{own} of action {self.name}: {error.response['Error']['Message']}",
+                    ) from error
+                keys = answer["Credentials"]
             self._roles = keys
         return self._session(service, self._roles)
 
@@ -115,7 +127,7 @@ class Action:
 
     def store(self, name: str, content: bytes) -> Artifact:
         """Put an output artifact into the pipeline's store."""
-        store = self.run.pipeline.store(self.declaration.get("region"))
+        store = self._store()
         token = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(7))
         key = f"{self.run.pipeline.name[:20]}/{name[:10]}/{token}"
         encryption = {}
@@ -132,6 +144,21 @@ class Action:
         self.outputs[name] = where
         return where
 
+    def _store(self) -> dict[str, Any]:
+        """The pipeline's store; what AWS's own key encrypted there is of no use in another account.
+
+        https://docs.aws.amazon.com/codepipeline/latest/userguide/pipelines-create-cross-account.html
+        """
+        store = self.run.pipeline.store(self.declaration.get("region"))
+        if not store.get("encryptionKey") and self.there.account != self.cloud.account:
+            raise ActionFailed(
+                "PermissionError",
+                f"The action {self.name} works in account {self.there.account}, where artifacts of "
+                f"{store['location']} cannot be decrypted: they are encrypted with the AWS managed key for "
+                "Amazon S3. Name a customer managed key of the artifact store (encryptionKey).",
+            )
+        return store
+
     def files(self, artifact: str) -> zipfile.ZipFile:
         """An input artifact's files."""
         where = self.run.artifacts.get(artifact)
@@ -139,7 +166,15 @@ class Action:
             raise ActionFailed(
                 "ConfigurationError", f"The input artifact {artifact} does not exist in this execution"
             )
-        content = self.client("s3").get_object(Bucket=where["bucket"], Key=where["key"])["Body"].read()
+        self._store()
+        try:
+            content = self.client("s3").get_object(Bucket=where["bucket"], Key=where["key"])["Body"].read()
+        except ClientError as error:
+            raise ActionFailed(
+                "PermissionError",
+                f"The artifact {artifact} could not be read from s3://{where['bucket']}/{where['key']}: "
+                f"{error}",
+            ) from error
         return zipfile.ZipFile(io.BytesIO(content))
 
     def file(self, reference: str, key: str) -> bytes:
@@ -184,7 +219,7 @@ def codecommit_source(action: Action) -> None:
             "repository "
             f"{name}. Make sure you are using the correct branch name, and then try again. Error: null",
         ) from None
-    repository = action.cloud.services["codecommit"].find(name)
+    repository = action.there.services["codecommit"].find(name)
     action.store(action.declaration["outputArtifacts"][0]["name"], repository.archive(commit))
     message = details["message"].strip()
     action.variables = {
@@ -246,7 +281,7 @@ def _revision(action: Action, identifier: str, summary: str) -> None:
 # -- build ---------------------------------------------------------------------------------------------
 def codebuild(action: Action) -> None:
     """Run a build with the input artifacts as sources; its artifacts become the outputs."""
-    service = action.cloud.services["codebuild"]
+    service = action.there.services["codebuild"]
     inputs = [a["name"] for a in action.declaration["inputArtifacts"]]
     primary = action.config.get("PrimarySource") or inputs[0]
     where = {name: action.run.artifacts[name] for name in inputs}

@@ -7,11 +7,12 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from tests.contract.localaws.conftest import LocalCloud, start
+from tests.contract.localaws.conftest import LocalCloud, packed, start
 
 TOOLS, STAGE = "123456789012", "210987654321"
 SERVER = """
@@ -259,3 +260,473 @@ def test_hook_ciphertext_owner(tools: LocalCloud, stage: LocalCloud, visitor: tu
     assert kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "Enabled"
     closed = client("kms", {"Action": "kms:Encrypt", "Resource": key})
     refused(closed.decrypt, "kms:Decrypt", "no identity-based policy", CiphertextBlob=sealed)
+
+
+def test_topics_and_buses_let_others_in_by_their_policies(
+    tools: LocalCloud, stage: LocalCloud, visitor: tuple[str, Any]
+) -> None:
+    role, client = visitor
+    topic = tools.client("sns").create_topic(Name="across")["TopicArn"]
+    tools.subscribe(topic, "people@example.com")
+    publish = {"Action": "sns:Publish", "Resource": topic}
+    here = client("sns", publish)
+    tools.client("sns").set_topic_attributes(
+        TopicArn=topic,
+        AttributeName="Policy",
+        AttributeValue=document({**publish, "Principal": {"AWS": TOOLS}}),
+    )
+    refused(here.publish, "sns:Publish", topic, "no resource-based policy", TopicArn=topic, Message="x")
+    tools.client("sns").set_topic_attributes(
+        TopicArn=topic,
+        AttributeName="Policy",
+        AttributeValue=document({**publish, "Principal": {"AWS": role}}),
+    )
+    here.publish(TopicArn=topic, Message="from the second account")
+    assert tools.control("outbox")[-1]["body"] == "from the second account"
+    none = client("sns", {"Action": "sns:Publish", "Resource": "arn:aws:sns:*:*:other"})
+    refused(none.publish, "sns:Publish", "no identity-based policy", TopicArn=topic, Message="x")
+
+
+def test_an_alarm_reaches_a_topic_of_another_account(tools: LocalCloud, stage: LocalCloud) -> None:
+    topic = tools.client("sns").create_topic(Name="alarms")["TopicArn"]
+    tools.subscribe(topic, "alarms@example.com")
+    policy = {
+        "Action": "sns:Publish",
+        "Resource": topic,
+        "Principal": {"Service": "cloudwatch.amazonaws.com"},
+    }
+    alarm = {
+        "AlarmName": "far",
+        "Namespace": "x",
+        "MetricName": "y",
+        "ComparisonOperator": "GreaterThanThreshold",
+    }
+    alarm |= {
+        "EvaluationPeriods": 1,
+        "Period": 60,
+        "Threshold": 1,
+        "Statistic": "Sum",
+        "AlarmActions": [topic],
+    }
+    stage.client("cloudwatch").put_metric_alarm(**alarm)
+    mails = []
+    for account in (TOOLS, STAGE):  # the policy names the account of the alarm, or it is not let in
+        condition = {"StringEquals": {"aws:SourceAccount": account}}
+        tools.client("sns").set_topic_attributes(
+            TopicArn=topic,
+            AttributeName="Policy",
+            AttributeValue=document({**policy, "Condition": condition}),
+        )
+        for state in ("ALARM", "OK"):
+            stage.client("cloudwatch").set_alarm_state(AlarmName="far", StateValue=state, StateReason="test")
+        mails.append([m for m in tools.control("outbox") if m["to"] == "alarms@example.com"])
+    assert [len(m) for m in mails] == [1, 2]  # the first is the mail that asks for confirmation
+    assert f'"AWSAccountId": "{STAGE}"' in mails[1][1]["body"]
+    lost = [one for one in tools.control("health")["undelivered"] if one.startswith(topic)]
+    assert len(lost) == 1 and "does not let cloudwatch.amazonaws.com publish" in lost[0]
+
+
+def test_hook_senders(tools: LocalCloud, stage: LocalCloud, visitor: tuple[str, Any]) -> None:
+    # events reach the bus of another account, put there or sent by a rule, and tell who sent them
+    role, client = visitor
+    heard, bus = tools.listen(source=["mine"]), f"arn:aws:events:us-east-1:{TOOLS}:event-bus/default"
+    here = client("events", {"Action": "events:PutEvents", "Resource": bus})
+    entry = {"Source": "mine", "DetailType": "put", "Detail": "{}", "EventBusName": bus}
+    refused(here.put_events, "events:PutEvents", bus, "no resource-based policy", Entries=[entry])
+    rule_role = stage.role("events")
+    stage.client("events").put_rule(Name="far", EventPattern=json.dumps({"source": ["mine"]}))
+    target = {"Id": "bus", "Arn": bus, "RoleArn": rule_role}
+    stage.client("events").put_targets(Rule="far", Targets=[target])
+    event = {"Source": "mine", "DetailType": "sent", "Detail": "{}"}
+    stage.client("events").put_events(Entries=[event])
+
+    def lost() -> list[str]:
+        return [one for one in tools.control("health")["undelivered"] if one.startswith(bus)]
+
+    tools.wait(lost, what="an event that the bus does not let in")
+    assert "no resource-based policy allows the events:PutEvents action" in lost()[0]
+    tools.client("events").put_permission(StatementId="s", Principal=STAGE, Action="events:PutEvents")
+    here.put_events(Entries=[entry])
+    stage.client("events").put_events(Entries=[event])
+    events = tools.wait(lambda: len(found := heard()) > 1 and found, what="two events")
+    assert {(e["detail-type"], e["account"]) for e in events} == {("put", STAGE), ("sent", STAGE)}
+
+
+# -- a model of one account, served in another --------------------------------------------------------------
+class Shared:
+    """A model package of the first account with all that it needs, and what the second account's roles may.
+
+    ``grants`` are the policies by what they are put on; ``without`` takes one of them away for a while.
+    """
+
+    def __init__(self, tools: LocalCloud, stage: LocalCloud) -> None:
+        self.tools, self.stage = tools, stage
+        self.root = {"Action": "kms:*", "Resource": "*", "Principal": {"AWS": f"arn:aws:iam::{TOOLS}:root"}}
+        self.key = tools.client("kms").create_key(Policy=document(self.root))["KeyMetadata"]["Arn"]
+        self.bucket, s3 = tools.bucket(), tools.client("s3")
+        default = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": self.key}
+        rules = {"Rules": [{"ApplyServerSideEncryptionByDefault": default, "BucketKeyEnabled": True}]}
+        s3.put_bucket_encryption(Bucket=self.bucket, ServerSideEncryptionConfiguration=rules)
+        data = packed_model(tools, self.bucket, b"0.75")
+        self.image = tools.image({"app/serve.py": SERVER}, ["python3", "/app/serve.py"])
+        self.repository = self.image.partition("/")[2].partition(":")[0]
+        registry = tools.client("sagemaker")
+        registry.create_model_package_group(ModelPackageGroupName="shared")
+        container = {"Image": self.image, "ModelDataUrl": data}
+        specification = {"Containers": [container], "SupportedContentTypes": ["text/csv"]}
+        specification["SupportedResponseMIMETypes"] = ["text/csv"]
+        self.package = registry.create_model_package(
+            ModelPackageGroupName="shared",
+            ModelApprovalStatus="Approved",
+            InferenceSpecification=specification,
+        )["ModelPackageArn"]
+        stage.wait(lambda: self.described()["ModelPackageStatus"] == "Completed", what="package")
+        self.role = stage.role("sagemaker")
+        self.deployer = person(stage, f"arn:aws:iam::{STAGE}:root")
+        self.grants = {
+            "deployer": [
+                {"Action": "sagemaker:*", "Resource": f"arn:aws:sagemaker:*:{STAGE}:*"},
+                {
+                    "Action": ["sagemaker:CreateModel", "sagemaker:DescribeModelPackage"],
+                    "Resource": self.package,
+                },
+                {"Action": "iam:PassRole", "Resource": self.role},
+            ],
+            "execution role": [
+                {"Action": ["s3:GetObject", "s3:PutObject"], "Resource": f"arn:aws:s3:::{self.bucket}/*"},
+                {"Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{self.bucket}"},
+                {"Action": ["kms:Decrypt", "kms:GenerateDataKey"], "Resource": self.key},
+                {"Action": "ecr:*", "Resource": f"arn:aws:ecr:*:{TOOLS}:repository/{self.repository}"},
+                {"Action": ["logs:*", "cloudwatch:PutMetricData"], "Resource": "*"},
+            ],
+            "group": [
+                {
+                    "Action": ["sagemaker:CreateModel", "sagemaker:DescribeModelPackage"],
+                    "Resource": self.package,
+                }
+            ],
+            "bucket": [
+                {"Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{self.bucket}"},
+                {"Action": ["s3:GetObject", "s3:PutObject"], "Resource": f"arn:aws:s3:::{self.bucket}/*"},
+            ],
+            "key": [{"Action": ["kms:Decrypt", "kms:GenerateDataKey"], "Resource": "*"}],
+            "repository": [
+                {
+                    "Action": [
+                        "ecr:BatchGetImage",
+                        "ecr:GetDownloadUrlForLayer",
+                        "ecr:BatchCheckLayerAvailability",
+                    ]
+                }
+            ],
+        }
+        for kind in self.grants:
+            self.put(kind, self.grants[kind])
+
+    def described(self) -> dict[str, Any]:
+        """The package, as its owner sees it."""
+        return self.tools.client("sagemaker").describe_model_package(ModelPackageName=self.package)
+
+    def put(self, kind: str, statements: list[dict[str, Any]]) -> None:
+        """Make a policy hold these statements."""
+        iam, first = self.stage.client("iam"), self.tools.client
+        if kind in ("deployer", "execution role"):
+            name = (self.deployer if kind == "deployer" else self.role).rpartition("/")[2]
+            policy = "own" if kind == "deployer" else "all"
+            iam.put_role_policy(RoleName=name, PolicyName=policy, PolicyDocument=document(*statements))
+            return
+        to = self.deployer if kind == "group" else self.role
+        via = {"StringEquals": {"kms:ViaService": "s3.us-east-1.amazonaws.com", "kms:CallerAccount": STAGE}}
+        open_to = [{**s, "Principal": {"AWS": to}} for s in statements]
+        if kind == "key":
+            text = document(self.root, *({**s, "Condition": via} for s in open_to))
+            first("kms").put_key_policy(KeyId=self.key, PolicyName="default", Policy=text)
+        elif kind == "bucket" and open_to:
+            first("s3").put_bucket_policy(Bucket=self.bucket, Policy=document(*open_to))
+        elif kind == "bucket":
+            first("s3").delete_bucket_policy(Bucket=self.bucket)
+        elif kind == "repository" and open_to:
+            first("ecr").set_repository_policy(repositoryName=self.repository, policyText=document(*open_to))
+        elif kind == "repository":
+            first("ecr").delete_repository_policy(repositoryName=self.repository)
+        elif open_to:
+            text = document(*open_to)
+            first("sagemaker").put_model_package_group_policy(
+                ModelPackageGroupName="shared", ResourcePolicy=text
+            )
+        else:
+            first("sagemaker").delete_model_package_group_policy(ModelPackageGroupName="shared")
+
+    @contextmanager
+    def without(self, kind: str, action: str) -> Iterator[None]:
+        """Take the statements with an action away."""
+        self.put(kind, [s for s in self.grants[kind] if action not in str(s["Action"])])
+        yield
+        self.put(kind, self.grants[kind])
+
+    def deploy(self) -> str:
+        """Make model and endpoint in the second account; why it failed, "" when it serves."""
+        client, name = self.as_deployer("sagemaker"), self.stage.name("shared")
+        container = {"ModelPackageName": self.package}
+        try:
+            client.create_model(ModelName=name, ExecutionRoleArn=self.role, PrimaryContainer=container)
+        except ClientError as error:
+            return error.response["Error"]["Message"]
+        variant = {"VariantName": "AllTraffic", "ModelName": name, "InstanceType": "ml.t2.medium"}
+        capture = {"InitialSamplingPercentage": 100, "DestinationS3Uri": f"s3://{self.bucket}/captured"}
+        capture |= {"EnableCapture": True, "CaptureOptions": [{"CaptureMode": "Input"}], "KmsKeyId": self.key}
+        client.create_endpoint_config(
+            EndpointConfigName=name,
+            ProductionVariants=[{**variant, "InitialInstanceCount": 1}],
+            DataCaptureConfig=capture,
+        )
+        client.create_endpoint(EndpointName=name, EndpointConfigName=name)
+
+        def settled() -> Any:
+            found = client.describe_endpoint(EndpointName=name)
+            return found["EndpointStatus"] != "Creating" and found
+
+        found = self.stage.wait(settled, 60, name)
+        self.name = name
+        return found.get("FailureReason", "")
+
+    def as_deployer(self, service: str) -> Any:
+        """A client of who deploys."""
+        return self.stage.client(service, **session(self.stage.client("sts"), self.deployer))
+
+
+@pytest.fixture(scope="module")
+def shared(tools: LocalCloud, stage: LocalCloud) -> Shared:
+    """A package of the first account that the second may use."""
+    return Shared(tools, stage)
+
+
+def test_the_second_account_serves_the_firsts_model(
+    tools: LocalCloud, stage: LocalCloud, shared: Shared
+) -> None:
+    client = shared.as_deployer("sagemaker")
+    assert client.describe_model_package(ModelPackageName=shared.package)["ModelPackageVersion"] == 1
+    with pytest.raises(ClientError, match="does not exist"):  # by name it would be the second account's own
+        client.describe_model_package(
+            ModelPackageName=f"arn:aws:sagemaker:us-east-1:{STAGE}:model-package/x/1"
+        )
+    assert shared.deploy() == ""
+    runtime = stage.client("sagemaker-runtime")
+    answer = runtime.invoke_endpoint(EndpointName=shared.name, Body=b"1", ContentType="text/csv")
+    assert answer["Body"].read() == b"0.75"
+
+    def captured() -> list[dict[str, Any]]:
+        return (
+            tools.client("s3").list_objects_v2(Bucket=shared.bucket, Prefix="captured/").get("Contents", [])
+        )
+
+    key = tools.wait(captured, what="captured data in the first account's bucket")[0]["Key"]
+    head = tools.client("s3").head_object(Bucket=shared.bucket, Key=key)
+    assert head["SSEKMSKeyId"] == shared.key
+    assert shared.as_deployer("sts").get_caller_identity()["Account"] == STAGE
+    denied = [d for d in tools.control("denials") if shared.name in d["message"]]
+    assert not denied
+    client.delete_endpoint(EndpointName=shared.name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "action", "words"),
+    [
+        ("deployer", "sagemaker:CreateModel", ("sagemaker:CreateModel", "no identity-based policy")),
+        ("group", "sagemaker:CreateModel", ("sagemaker:CreateModel", "no resource-based policy")),
+        ("execution role", "ecr:*", ("ecr:BatchCheckLayerAvailability", "no identity-based policy")),
+        ("repository", "ecr:BatchGetImage", ("ecr:BatchCheckLayerAvailability", "no resource-based policy")),
+        ("execution role", "s3:GetObject", ("s3:GetObject", "no identity-based policy")),
+        ("bucket", "s3:GetObject", ("s3:GetObject", "no resource-based policy")),
+        ("execution role", "kms:Decrypt", ("kms:Decrypt", "no identity-based policy")),
+        ("key", "kms:Decrypt", ("kms:Decrypt", "no resource-based policy")),
+    ],
+)
+def test_each_grant_is_needed_and_named(
+    shared: Shared, kind: str, action: str, words: tuple[str, ...]
+) -> None:
+    with shared.without(kind, action):
+        reason = shared.deploy()
+    assert reason
+    if action == "s3:GetObject":  # S3 answers HEAD without a word: what it was stands in the evidence only
+        reason = shared.tools.control("denials")[-1]["message"]
+    for word in words:
+        assert word in reason, reason
+
+
+# -- a pipeline that deploys into another account ----------------------------------------------------------
+TEMPLATE = """
+Parameters: {Told: {Type: 'AWS::SSM::Parameter::Value<String>', Default: /of/this/account}}
+Resources: {Topic: {Type: 'AWS::SNS::Topic', Properties: {TopicName: !Sub 'across-${Told}'}}}
+Outputs: {Topic: {Value: !Ref Topic}}
+"""
+
+
+class Crossing:
+    """A pipeline of the first account whose action works in the second; the grants by who has them."""
+
+    def __init__(self, tools: LocalCloud, stage: LocalCloud) -> None:
+        self.tools, self.stage = tools, stage
+        self.key = tools.client("kms").create_key()["KeyMetadata"]["Arn"]
+        self.bucket = tools.bucket()
+        source = packed({"template.yaml": TEMPLATE})
+        tools.client("s3").put_object(Bucket=self.bucket, Key="source.zip", Body=source)
+        stage.client("ssm").put_parameter(Name="/of/this/account", Type="String", Value="second")
+        self.pipeline_role = tools.role("codepipeline")
+        self.action_role = person(stage, self.pipeline_role)
+        self.stack_role = stage.role("cloudformation")
+        objects = {"Resource": f"arn:aws:s3:::{self.bucket}/*"}
+        self.grants: dict[str, list[dict[str, Any]]] = {
+            "pipeline role": [
+                {"Action": ["s3:*", "kms:*"], "Resource": "*"},
+                {"Action": "sts:AssumeRole", "Resource": self.action_role},
+            ],
+            "action role": [
+                {"Action": "cloudformation:*", "Resource": f"arn:aws:cloudformation:*:{STAGE}:stack/far/*"},
+                {"Action": "iam:PassRole", "Resource": self.stack_role},
+                {"Action": "s3:GetObject", **objects},
+                {"Action": "kms:Decrypt", "Resource": self.key},
+            ],
+            "stack role": [
+                {"Action": "sns:*", "Resource": f"arn:aws:sns:*:{STAGE}:across-second"},
+                {"Action": "ssm:GetParameters", "Resource": f"arn:aws:ssm:*:{STAGE}:parameter/of/*"},
+            ],
+            "trust": [{"Action": "sts:AssumeRole"}],
+            "bucket": [{"Action": "s3:GetObject", **objects}],
+            "key": [{"Action": "kms:Decrypt", "Resource": "*"}],
+        }
+        for kind in self.grants:
+            self.put(kind, self.grants[kind])
+
+    def put(self, kind: str, statements: list[dict[str, Any]]) -> None:
+        """Make a policy hold these statements (and what its owner needs)."""
+        roles = {
+            "pipeline role": self.pipeline_role,
+            "action role": self.action_role,
+            "stack role": self.stack_role,
+        }
+        own = {"Principal": {"AWS": f"arn:aws:iam::{TOOLS}:root"}, "Resource": "*"}
+        other = [{**s, "Principal": {"AWS": self.action_role}} for s in statements]
+        if kind in roles:
+            there = self.tools if kind == "pipeline role" else self.stage
+            there.client("iam").put_role_policy(
+                RoleName=roles[kind].rpartition("/")[2],
+                PolicyName="own" if kind == "action role" else "all",
+                PolicyDocument=document(*statements),
+            )
+        elif kind == "trust":
+            trusted = self.pipeline_role if statements else f"arn:aws:iam::{STAGE}:root"
+            text = document({"Action": "sts:AssumeRole", "Principal": {"AWS": trusted}})
+            self.stage.client("iam").update_assume_role_policy(
+                RoleName=self.action_role.rpartition("/")[2], PolicyDocument=text
+            )
+        elif kind == "key":
+            text = document({"Action": "kms:*", **own}, *other)
+            self.tools.client("kms").put_key_policy(KeyId=self.key, PolicyName="default", Policy=text)
+        elif other:
+            self.tools.client("s3").put_bucket_policy(Bucket=self.bucket, Policy=document(*other))
+        else:
+            self.tools.client("s3").delete_bucket_policy(Bucket=self.bucket)
+
+    def run(self, encrypted: bool = True, **more: Any) -> str:
+        """Make the pipeline and let it run; why its action failed, "" when it did not."""
+        client, name = self.tools.client("codepipeline"), self.tools.name("across")
+        source = {"S3Bucket": self.bucket, "S3ObjectKey": "source.zip", "PollForSourceChanges": "false"}
+        stack = {"ActionMode": "CREATE_UPDATE", "StackName": "far", "TemplatePath": "Code::template.yaml"}
+        kind = {"category": "Deploy", "owner": "AWS", "provider": "CloudFormation", "version": "1"}
+        deploy = {
+            "name": "Deploy",
+            "actionTypeId": kind,
+            "roleArn": self.action_role,
+            "inputArtifacts": [{"name": "Code"}],
+            "configuration": {**stack, "RoleArn": self.stack_role, **more},
+        }
+        fetch = {
+            "name": "Fetch",
+            "actionTypeId": {"category": "Source", "owner": "AWS", "provider": "S3", "version": "1"},
+            "outputArtifacts": [{"name": "Code"}],
+            "configuration": source,
+        }
+        store: dict[str, Any] = {"type": "S3", "location": self.bucket}
+        store |= {"encryptionKey": {"id": self.key, "type": "KMS"}} if encrypted else {}
+        stages = [{"name": "Source", "actions": [fetch]}, {"name": "Deploy", "actions": [deploy]}]
+        client.create_pipeline(
+            pipeline={
+                "name": name,
+                "roleArn": self.pipeline_role,
+                "artifactStore": store,
+                "stages": stages,
+                "pipelineType": "V2",
+            }
+        )
+
+        def ended() -> Any:
+            found = client.list_pipeline_executions(pipelineName=name)["pipelineExecutionSummaries"]
+            return found and found[0]["status"] not in ("InProgress",) and found[0]["status"]
+
+        status = self.tools.wait(ended, 60, name)
+        details = client.list_action_executions(pipelineName=name)["actionExecutionDetails"]
+        failed = [a for a in details if a["status"] == "Failed"]
+        assert bool(failed) == (status == "Failed")
+        return failed[0]["output"]["executionResult"]["errorDetails"]["message"] if failed else ""
+
+
+@pytest.fixture(scope="module")
+def crossing(tools: LocalCloud, stage: LocalCloud) -> Crossing:
+    """A pipeline that deploys into the second account."""
+    return Crossing(tools, stage)
+
+
+def test_a_pipeline_deploys_into_another_account(stage: LocalCloud, crossing: Crossing) -> None:
+    assert crossing.run() == ""
+    assert stage.outputs("far") == {"Topic": f"arn:aws:sns:us-east-1:{STAGE}:across-second"}
+    assert not crossing.tools.stack_status("far")
+    census = {(s["account"], s["name"]) for s in crossing.tools.control("stacks")}
+    assert (STAGE, "far") in census
+    assert (TOOLS, "far") not in census
+    stage.delete_stack("far")
+
+
+@pytest.mark.parametrize(
+    ("kind", "action", "words"),
+    [
+        ("pipeline role", "sts:AssumeRole", ("sts:AssumeRole", "no identity-based policy")),
+        ("trust", "sts:AssumeRole", ("sts:AssumeRole", "no resource-based policy")),
+        ("action role", "s3:GetObject", ("s3:GetObject", "no identity-based policy")),
+        ("bucket", "s3:GetObject", ("s3:GetObject", "no resource-based policy")),
+        ("action role", "kms:Decrypt", ("kms:Decrypt", "no identity-based policy")),
+        ("key", "kms:Decrypt", ("kms:Decrypt", "no resource-based policy")),
+        ("action role", "cloudformation:*", ("cloudformation:DescribeStacks", "no identity-based policy")),
+        ("action role", "iam:PassRole", ("iam:PassRole", "no identity-based policy")),
+        ("stack role", "ssm:GetParameters", ("ssm:GetParameters", "no identity-based policy")),
+        ("stack role", "sns:*", ("sns:CreateTopic", "no identity-based policy")),
+    ],
+)
+def test_each_grant_of_a_crossing_is_needed_and_named(
+    crossing: Crossing, kind: str, action: str, words: tuple[str, ...]
+) -> None:
+    crossing.put(kind, [s for s in crossing.grants[kind] if action not in str(s["Action"])])
+    message = crossing.run()
+    crossing.put(kind, crossing.grants[kind])
+    for word in words:
+        assert word in message, message
+
+
+def test_a_crossing_needs_a_key_of_the_customer(crossing: Crossing) -> None:
+    crossing.stage.delete_stack("far")
+    assert "customer managed key" in crossing.run(encrypted=False)
+
+
+def test_roles_are_handed_over_within_an_account_only(
+    tools: LocalCloud, crossing: Crossing, visitor: tuple[str, Any]
+) -> None:
+    client = visitor[1]("codebuild", {"Action": "*", "Resource": "*"})
+    project = {
+        "name": "project",
+        "source": {"type": "NO_SOURCE", "buildspec": "version: 0.2"},
+        "artifacts": {"type": "NO_ARTIFACTS"},
+        "environment": {"type": "LINUX_CONTAINER", "image": "x", "computeType": "BUILD_GENERAL1_SMALL"},
+    }
+    refused(client.create_project, "Cross-account pass role", **project, serviceRole=tools.role("codebuild"))
+    refused(crossing.tools.client("codebuild").create_project, "Cross-account pass role", **project,
+            serviceRole=crossing.stage.role("codebuild"))  # fmt: skip

@@ -84,7 +84,7 @@ class Server:
         ``startup`` and ``download`` are AWS's timeouts of a variant in seconds.
         """
         try:
-            self.image = images.pull(self.cloud, self.container["Image"])
+            self.image = self.service.image_for(self.container["Image"], self.role)
         except images.ImageError as error:
             raise ServerFailed(
                 f"The {self.where} cannot pull its image {self.container['Image']}: {error}"

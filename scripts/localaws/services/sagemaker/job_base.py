@@ -15,6 +15,9 @@ from botocore.exceptions import ClientError
 from localaws import clock, containers, images, process
 from localaws.cloud import Cloud
 from localaws.errors import AwsError
+from localaws.permissions import gate
+from localaws.permissions.access import Access
+from localaws.permissions.callers import caller_of_role
 from localaws.permissions.network import network_of
 from localaws.service import model, to_wire
 from localaws.services.sagemaker.data import DataError
@@ -107,10 +110,30 @@ class JobBase(Base):
             return {"AWS_REGION": self.cloud.region, "AWS_DEFAULT_REGION": self.cloud.region}
         return self.cloud.role_environment(role, PRINCIPAL, "SageMaker", network_of(self.cloud, vpc, "job"))
 
-    def pull(self, uri: str) -> images.Image:
+    def image_for(self, uri: str, role: str) -> images.Image:
+        """The image of a container that works under a role. Raises ImageError.
+
+        The account's own registry lets SageMaker in; a repository of another account asks who the role is.
+        """
+        account = uri.partition(".dkr.ecr.")[0]
+        if account != self.cloud.account and account in self.cloud.accounts:
+            repository = images.parse(uri).repository
+            arn = f"arn:{self.cloud.partition}:ecr:{self.cloud.region}:{account}:repository/{repository}"
+            caller = caller_of_role(self.cloud, role, "SageMaker")
+            for action in ("BatchCheckLayerAvailability", "GetDownloadUrlForLayer", "BatchGetImage"):
+                try:
+                    gate.authorize(self.cloud, caller, Access(f"ecr:{action}", arn))
+                except AwsError as error:
+                    raise images.ImageError(
+                        f"The role '{role}' does not have {action} permission for the image: '{uri}'. "
+                        f"{error.message}"
+                    ) from error
+        return images.pull(self.cloud, uri)
+
+    def pull(self, uri: str, role: str) -> images.Image:
         """The image of a container. Raises JobFailed as a job that cannot pull does."""
         try:
-            return images.pull(self.cloud, uri)
+            return self.image_for(uri, role)
         except images.ImageError as error:
             raise JobFailed(f"ClientError: Cannot pull image {uri}: {error}") from error
 

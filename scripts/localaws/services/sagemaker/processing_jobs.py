@@ -94,7 +94,7 @@ class ProcessingJobs(JobBase):
         network = record.get("NetworkConfig") or {}
         vpc = network.get("VpcConfig")
         s3 = self.s3_as(role, vpc)
-        image = self.pull(record["AppSpecification"]["ImageUri"])
+        image = self.pull(record["AppSpecification"]["ImageUri"], role)
         for item in record.get("ProcessingInputs") or []:
             source = item.get("S3Input")
             if source and not item.get("AppManaged"):

@@ -199,7 +199,7 @@ class TrainingJobs(JobBase):
         s3 = self.s3_as(role, record.get("VpcConfig"))
         self._training_status(record, "InProgress", "Downloading")
         specification = record["AlgorithmSpecification"]
-        image = self.pull(specification["TrainingImage"])
+        image = self.pull(specification["TrainingImage"], role)
         for channel in record.get("InputDataConfig") or []:
             source = channel["DataSource"]["S3DataSource"]
             data.download(
