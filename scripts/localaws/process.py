@@ -65,7 +65,8 @@ def start(
     finally:
         os.close(theirs)
     popen.lifeline = _Lifeline(ours)  # type: ignore[attr-defined]
-    _running.difference_update({p for p in _running if p.poll() is not None})
+    # threads start programs at once: a copy of the set is made in one step, its iteration is not one
+    _running.difference_update([p for p in list(_running) if p.poll() is not None])
     _running.add(popen)  # a reference, so that a caller who forgets the object does not end the program
     return popen
 

@@ -165,6 +165,48 @@ def test_what_a_deployment_refuses(hosting: Hosting) -> None:
     assert hosting.settled(name)["EndpointStatus"] == "InService"
 
 
+def resources(hosting: Hosting, name: str, alarm: str, **environment: str) -> dict[str, Any]:
+    """Model, configuration and endpoint of a stack that releases by a canary."""
+    container = {"Image": hosting.image, "ModelDataUrl": hosting.data, "Environment": environment}
+    row = hosting.variant(model="x") | {"ModelName": {"Fn::GetAtt": ["Model", "ModelName"]}}
+    endpoint = {
+        "EndpointName": name,
+        "EndpointConfigName": {"Fn::GetAtt": ["Config", "EndpointConfigName"]},
+        "DeploymentConfig": canary(alarm, wait=300),
+    }
+    made = {
+        "Model": {"ExecutionRoleArn": hosting.role, "PrimaryContainer": container},
+        "EndpointConfig": {"ProductionVariants": [row]},
+        "Endpoint": endpoint,
+    }
+    return {
+        k.removeprefix("Endpoint") or k: {"Type": f"AWS::SageMaker::{k}", "Properties": v}
+        for k, v in made.items()
+    }
+
+
+def test_a_stack_goes_back_with_its_endpoint(hosting: Hosting) -> None:
+    cloud, name = hosting.cloud, hosting.cloud.name("endpoint")
+    alarm = hosting.alarm(name)
+    stack = cloud.stack(resources(hosting, name, alarm))
+    with hosting.load(name) as load:
+        with pytest.raises(AssertionError, match=f"UPDATE_ROLLBACK_COMPLETE.*ALARM state: {alarm}"):
+            cloud.stack(resources(hosting, name, alarm, FAILS="1"), name=stack)
+        heard = load.answers["0.5"]
+        cloud.wait(lambda: load.answers["0.5"] > heard + 20, 10)
+    assert set(load.answers) == {"0.5"}
+    assert all("(500)" in failure for failure in load.failures)
+    assert hosting.settled(name)["EndpointStatus"] == "InService"
+    models = [m["ModelName"] for m in hosting.sagemaker.list_models(MaxResults=100)["Models"]]
+    assert len([m for m in models if stack in m]) == 1, "the failed one is gone"
+    cloud.control("clock", advance_seconds=120)
+    with hosting.load(name) as load:
+        cloud.stack(resources(hosting, name, alarm, SUFFIX="-new"), name=stack)
+    assert load.failures == []
+    assert hosting.ask(name) == "0.5-new\n"
+    assert cloud.delete_stack(stack) == ""
+
+
 # -- instances --
 def test_an_instance_that_dies_takes_only_what_it_had(hosting: Hosting) -> None:
     name = hosting.endpoint(hosting.config(hosting.variant(count=2)))

@@ -8,11 +8,13 @@ Describe and the metrics tell are AWS's, whatever runs. A serverless variant run
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import random
 import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from localaws.errors import AwsError
@@ -70,29 +72,36 @@ class Variant:
             server.stop()
 
     def _grow(self, wanted: int) -> None:
-        while len(self._servers) < wanted:
-            stream = f"{self.name}/i-{uuid.uuid4().hex[:17]}"
-            kind = "shadow" if self.shadow else "production"
-            server = Server(
-                self.service,
-                self.model["_container"],
-                self.role,
-                f"primary container for {kind} variant {self.name}",
-                (f"{LOGS}/{self.endpoint}", stream),
-                self.model,
-                keep=True,
-            )
-            try:
-                server.start(
-                    self.row.get("ContainerStartupHealthCheckTimeoutInSeconds"),
-                    self.row.get("ModelDataDownloadTimeoutInSeconds"),
-                )
-            except BaseException:
+        """Start what is missing, all at once. Raises ServerFailed, with nothing started left running."""
+        new = [self._instance() for _ in range(wanted - len(self._servers))]
+        if not new:
+            return
+        limits = [
+            self.row.get(f"{what}TimeoutInSeconds")
+            for what in ("ContainerStartupHealthCheck", "ModelDataDownload")
+        ]
+        with ThreadPoolExecutor(len(new)) as pool:
+            started = [pool.submit(contextvars.copy_context().run, s.start, *limits) for s in new]
+        failed = next((e for e in (f.exception() for f in started) if e), None)
+        if failed:
+            for server in new:
                 server.stop()
-                raise
-            self.image = server.image
-            with self._changed:
-                self._servers.append(server)
+            raise failed
+        self.image = new[0].image
+        with self._changed:
+            self._servers += new
+
+    def _instance(self) -> Server:
+        kind = "shadow" if self.shadow else "production"
+        return Server(
+            self.service,
+            self.model["_container"],
+            self.role,
+            f"primary container for {kind} variant {self.name}",
+            (f"{LOGS}/{self.endpoint}", f"{self.name}/i-{uuid.uuid4().hex[:17]}"),
+            self.model,
+            keep=True,
+        )
 
     @property
     def servers(self) -> int:
