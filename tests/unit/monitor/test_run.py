@@ -66,7 +66,7 @@ def test_a_clean_hour_gives_a_report_without_violations(s3: Any, baseline: Path,
     put_capture(s3, f"AllTraffic/{HOUR}/a.jsonl", lines[:11])
     put_capture(s3, f"AllTraffic/{HOUR}/b.jsonl", lines[11:20])
     put_capture(s3, f"Shadow/{HOUR}/a.jsonl", lines[:20])  # copies of requests: what nobody was answered
-    put_capture(s3, f"Shadow/{HOUR}/c.jsonl", lines[20:])
+    put_capture(s3, f"Second/{HOUR}/c.jsonl", lines[20:])
     assert run(baseline, tmp_path) == 0
     found = report(tmp_path)
     assert found.constraint_violations["violations"] == []
