@@ -46,6 +46,18 @@ def count(hosting: Hosting, name: str) -> int:
     return hosting.settled(name)["ProductionVariants"][0]["CurrentInstanceCount"]
 
 
+def activities(hosting: Hosting, name: str) -> list[dict[str, Any]]:
+    """What scaling did, newest first."""
+    target = {k: v for k, v in of(name).items() if k != "ScalableDimension"}
+    scaling = hosting.cloud.client("application-autoscaling")
+    return scaling.describe_scaling_activities(**target)["ScalingActivities"]
+
+
+def done(hosting: Hosting, name: str) -> bool:
+    """Whether all that scaling did has ended well."""
+    return {a["StatusCode"] for a in activities(hosting, name)} == {"Successful"}
+
+
 def test_it_scales_out_and_in_and_a_release_keeps_the_count(hosting: Hosting) -> None:
     name, scaling = hosting.endpoint(), hosting.cloud.client("application-autoscaling")
     watch = hosting.cloud.client("cloudwatch")
@@ -76,15 +88,10 @@ def test_it_scales_out_and_in_and_a_release_keeps_the_count(hosting: Hosting) ->
     assert count(hosting, name) == 1, "one minute of three"
     minutes(1, 25)  # none has spoken against it for three minutes
     hosting.cloud.wait(lambda: count(hosting, name) == 3, 10, "25 a minute, 10 for each")
-    done = scaling.describe_scaling_activities(
-        ServiceNamespace="sagemaker", ResourceId=of(name)["ResourceId"]
-    )
-    activity = done["ScalingActivities"][0]
+    activity = activities(hosting, name)[0]
     assert activity["Description"] == "Setting desired instance count to 3."
     assert activity["Cause"] == f"monitor alarm {high} in state ALARM triggered policy tracks"
-    hosting.cloud.wait(
-        lambda: "Successful" in str(scaling.describe_scaling_activities(ServiceNamespace="sagemaker")), 5
-    )
+    hosting.cloud.wait(lambda: done(hosting, name), 5)
     # a release with another model keeps what it scaled to; one with other instances is refused
     config = hosting.config(hosting.variant(environment={"SUFFIX": "-new"}))
     assert hosting.update(name, config, RetainAllVariantProperties=True)["EndpointConfigName"] == config
@@ -96,9 +103,9 @@ def test_it_scales_out_and_in_and_a_release_keeps_the_count(hosting: Hosting) ->
             hosting.sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=wrong)
     # it scales in after a quiet quarter of an hour, one that had some traffic
     minutes(1, 2)
-    hosting.cloud.control("clock", advance_seconds=13 * 60)
+    hosting.cloud.control("clock", advance_seconds=11 * 60)
     assert count(hosting, name) == 3
-    hosting.cloud.control("clock", advance_seconds=120)
+    hosting.cloud.control("clock", advance_seconds=4 * 60)
     hosting.cloud.wait(lambda: count(hosting, name) == 1, 10, "scaled in")
     # the endpoint goes with its targets and their alarms
     hosting.sagemaker.delete_endpoint(EndpointName=name)
@@ -124,6 +131,7 @@ def test_limits_are_kept_and_cooldowns_hold(hosting: Hosting) -> None:
     hosting.alarm(name, "Invocations", AlarmActions=[policy], Period=3600)
     hosting.ask(name)
     hosting.cloud.wait(lambda: count(hosting, name) == 3, 10, "one step")
+    hosting.cloud.wait(lambda: done(hosting, name), 10, "the cooldown begins when it is done")
     hosting.cloud.control("clock", advance_seconds=540)
     assert count(hosting, name) == 3, "the cooldown holds"
     hosting.cloud.control("clock", advance_seconds=120)

@@ -162,7 +162,27 @@ def test_what_a_deployment_refuses(hosting: Hosting) -> None:
         hosting.sagemaker.update_endpoint(
             EndpointName=name, EndpointConfigName=unread, DeploymentConfig=canary(alarm)
         )
+    renamed = hosting.config(hosting.variant("Another"))
+    with pytest.raises(ClientError, match="variants keep their names: AllTraffic became Another"):
+        hosting.sagemaker.update_endpoint(
+            EndpointName=name, EndpointConfigName=renamed, DeploymentConfig=canary()
+        )
     assert hosting.settled(name)["EndpointStatus"] == "InService"
+
+
+def test_what_an_update_retains(hosting: Hosting) -> None:
+    name, deployment = hosting.endpoint(hosting.config(hosting.variant(count=2))), canary(wait=0, share=10)
+    other = hosting.config(hosting.variant(InitialVariantWeight=3.0))
+    kept = hosting.update(
+        name, other, RetainAllVariantProperties=True, DeploymentConfig=deployment,
+        ExcludeRetainedVariantProperties=[{"VariantPropertyType": "DesiredWeight"}],
+    )  # fmt: skip
+    variant = kept["ProductionVariants"][0]
+    assert (variant["CurrentInstanceCount"], variant["CurrentWeight"]) == (2, 3)
+    assert kept["LastDeploymentConfig"] == deployment
+    again = hosting.update(name, hosting.config(), RetainDeploymentConfig=True)
+    assert again["ProductionVariants"][0]["CurrentInstanceCount"] == 1, "the configuration's"
+    assert again["LastDeploymentConfig"] == deployment
 
 
 def resources(hosting: Hosting, name: str, alarm: str, **environment: str) -> dict[str, Any]:

@@ -48,15 +48,28 @@ class DeploymentsMixin(JobBase):
         self.recorder = Recorder(self)
 
     # -- what AWS checks before it begins --------------------------------------------------------------------
-    def check_deployment(self, deployment: Record | None, config: Record) -> None:
-        """Refuse a deployment configuration that AWS refuses."""
+    def check_deployment(self, deployment: Record | None, config: Record, old: Record) -> None:
+        """Refuse a deployment configuration that AWS refuses for a change from ``old``.
+
+        https://docs.aws.amazon.com/sagemaker/latest/dg/deployment-guardrails-exclusions.html
+        """
         if not deployment:
             return
+        names, before = ({v["VariantName"] for v in c["ProductionVariants"]} for c in (config, old))
+        if names != before:
+            raise _invalid(
+                f"With DeploymentConfig the variants keep their names: {', '.join(sorted(before))} became "
+                f"{', '.join(sorted(names))}."
+            )
+        if any(str(v.get("InstanceType")).startswith("ml.inf1.") for v in config["ProductionVariants"]):
+            raise _invalid("DeploymentConfig is not supported for Inf1 instances.")
         if any(v.get("ServerlessConfig") for v in config["ProductionVariants"]):
             raise _invalid("DeploymentConfig is not supported for serverless endpoints.")
         policy, rolling = (deployment.get(k) for k in ("BlueGreenUpdatePolicy", "RollingUpdatePolicy"))
         if policy and rolling:
             raise _invalid("BlueGreenUpdatePolicy and RollingUpdatePolicy exclude one another.")
+        if rolling and len(names) > 1:
+            raise _invalid("RollingUpdatePolicy is not supported for several production variants.")
         self._check_alarms(_alarms(deployment), config)
         for variant in config["ProductionVariants"]:
             count = int(variant.get("InitialInstanceCount") or 1)

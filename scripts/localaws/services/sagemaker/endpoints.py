@@ -81,7 +81,7 @@ class EndpointsMixin(EndpointConfigsMixin, DeploymentsMixin):
             record.get("_deployment") if params.get("RetainDeploymentConfig") else None
         )
         self._check_change(record, config)
-        self.check_deployment(deployment, config)
+        self.check_deployment(deployment, config, self.serving_fleet(record).config)
         with self.lock:
             self._idle_endpoint(params["EndpointName"])
             self.endpoints.change(record, EndpointStatus="Updating", FailureReason=None)
