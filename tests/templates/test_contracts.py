@@ -79,6 +79,7 @@ SSM_CONTRACT = {
         /mlops/projects/<id>/api-role-arn
         /mlops/projects/<id>/api-release-role-arn
         /mlops/projects/<id>/api-check-function-arn
+        /mlops/projects/<id>/batch-function-arn
         /mlops/projects/<id>/traffic-function-arn
         /mlops/projects/<id>/retraining-state-machine-arn
         /mlops/projects/<id>/state-table-name

@@ -28,11 +28,19 @@ KINDS = ("DataQuality", "ModelQuality", "ModelBias", "ModelExplainability")
 STACKS: dict[str, tuple[str, dict[str, str]]] = {
     "staging": ("realtime", {"Stage": "staging"}),
     "production": ("realtime", {"Stage": "production", "InitialInstanceCount": "2"}),
+    "production scaling": (
+        "realtime",
+        {"Stage": "production", "InitialInstanceCount": "2", "ScalingMinimum": "2", "ScalingMaximum": "4"},
+    ),
+    "production shadow": ("realtime", {"Stage": "production", "ShadowModelPackageArn": VERSION}),
+    "production asynchronous": ("realtime", {"Stage": "production", "EndpointKind": "asynchronous"}),
+    "staging batch": ("batch", {"Stage": "staging"}),
     "monitoring": ("monitoring", {"MonitoringEngine": "processing"}),
     "monitoring managed": ("monitoring", {"MonitoringEngine": "managed"}),
     "kpi": ("kpi", {"QuickSightPrincipalArn": f"arn:aws:quicksight:{REGION}:{ACCOUNT}:group/default/team"}),
 }
 OWN_PARAMETERS = {
+    "batch": {"FeaturesUri": f"{BUCKET}/pipelines/1/data_quality/options.json", "KeyColumns": "customer_id"},
     "realtime": {"InstanceType": "ml.m5.large"},
     "monitoring": {
         "EndpointName": f"mlops-{PROJECT}-production",

@@ -114,6 +114,7 @@ def world() -> tuple[World, StackModel, StackModel, StackModel]:
         "SageMakerProjectId": PROJECT,
         "CostCenter": "4711",
         "OwnerEmail": "o@example.com",
+        "InferenceMode": "batch",  # it makes all that realtime makes, and a function
         "StagingAccountId": STAGING,
         "ProductionAccountId": PRODUCTION,
     }
