@@ -153,6 +153,8 @@ def main(argv: Sequence[str] | None = None, session: Any = None) -> int:
     project = load_project(session.client("ssm"), options.project_id, session.region_name)
     config = load_config(options.project_dir / "mlops.yml")
     found = versions(session.client("sagemaker"), project.model_package_group_name)
+    if not found:
+        say("no model version is registered yet, so there is no card to keep")
     history = read_history(session, project, found)
     failed = []
     for model in found:

@@ -25,6 +25,7 @@ MOST_COMMITS, MOST_LOOKED_AT, MOST_FILES = 20, 200, 50
 # CustomData takes 1,000 characters, and the pipeline puts a sentence of its own before this.
 SUMMARY_LENGTH = 800
 ETC = " … the report has the rest."
+NO_SUCH_JOB = ("ValidationException", "ResourceNotFound", "AccessDeniedException", "AccessDenied")
 CHANGES = {"A": "added", "M": "changed", "D": "deleted"}
 
 
@@ -90,7 +91,8 @@ def described_job(sagemaker: Any, model: ModelVersion) -> dict[str, Any]:
     try:
         return sagemaker.describe_training_job(TrainingJobName=name)
     except ClientError as error:
-        if error.response["Error"]["Code"] in ("ValidationException", "ResourceNotFound"):
+        # a version that somebody registered by hand may name a job of elsewhere, or none
+        if error.response["Error"]["Code"] in NO_SUCH_JOB:
             return {}
         raise
 
