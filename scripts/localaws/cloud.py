@@ -372,6 +372,13 @@ class _AccountCloud(Cloud):
     def account(self) -> str:
         return self._account
 
+    @property
+    def home(self) -> Path:
+        """This run's files of the account: its own folder, but for the first account."""
+        whole = self._whole
+        own = self._account == whole.first_account
+        return whole.home if own else whole.home / "accounts" / self._account
+
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "_whole"), name)
 

@@ -26,6 +26,7 @@ def install(ministack_app: Any, cloud: Cloud) -> None:
 
     def call(method: str, path: str, headers: dict, body: bytes, query: dict) -> tuple[int, dict, bytes]:
         sent = {k: v for k, v in headers.items() if k != "content-length"}
+        sent["x-moto-account-id"] = cloud.account
         builder = EnvironBuilder(
             method=method,
             path=path,

@@ -116,22 +116,22 @@ def _handlers(cloud: Cloud, kind: resource.ResourceType) -> dict[str, Any]:
     from ministack.services.cloudformation import provisioners
 
     # the engine takes an update's attributes as the whole truth: what an update does not name stays as it was
-    known: dict[str, dict] = {}
+    known: dict[tuple[str, str], dict] = {}  # (account, physical id)
 
     def make(context: resource.Context, props: dict) -> tuple[str, dict]:
         physical_id, attributes = kind.create(context, props)
-        known[physical_id] = dict(attributes or {})
-        return physical_id, dict(known[physical_id])
+        known[cloud.account, physical_id] = dict(attributes or {})
+        return physical_id, dict(attributes or {})
 
     def create(logical_id: str, props: dict, stack_name: str) -> tuple[str, dict]:
         props = resource.without_system_tags(kind.type_name, props)
         refuse_findings(kind.type_name, logical_id, props)
-        return make(resource.Context(cloud, stack_name, logical_id), props)
+        return make(resource.Context(cloud.at(cloud.account), stack_name, logical_id), props)
 
     def update(physical_id: str, old: dict, new: dict, stack_name: str, logical_id: str) -> tuple[str, dict]:
         old, new = (resource.without_system_tags(kind.type_name, props) for props in (old, new))
         refuse_findings(kind.type_name, logical_id, new)
-        context = resource.Context(cloud, stack_name, logical_id)
+        context = resource.Context(cloud.at(cloud.account), stack_name, logical_id)
         changed = resource.replaces(kind.type_name, old, new)
         if changed:
             name = kind.name_property
@@ -146,14 +146,12 @@ def _handlers(cloud: Cloud, kind: resource.ResourceType) -> dict[str, Any]:
             if created[0] != physical_id and provisioners._DEFERRED_PREDECESSOR_DELETES.get() is None:
                 provisioners._delete_predecessor(kind.delete, context, physical_id, old)
             return created
-        known[physical_id] = {
-            **known.get(physical_id, {}),
-            **(kind.update(context, physical_id, old, new) or {}),
-        }
-        return physical_id, dict(known[physical_id])
+        place = cloud.account, physical_id
+        known[place] = {**known.get(place, {}), **(kind.update(context, physical_id, old, new) or {})}
+        return physical_id, dict(known[place])
 
     def delete(physical_id: str, props: dict, logical_id: str = "") -> None:
-        kind.delete(resource.Context(cloud, "", logical_id), physical_id, props)
+        kind.delete(resource.Context(cloud.at(cloud.account), "", logical_id), physical_id, props)
 
     return {
         "create": create,

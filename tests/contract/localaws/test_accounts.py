@@ -723,10 +723,151 @@ def test_roles_are_handed_over_within_an_account_only(
     client = visitor[1]("codebuild", {"Action": "*", "Resource": "*"})
     project = {
         "name": "project",
-        "source": {"type": "NO_SOURCE", "buildspec": "version: 0.2"},
+        "source": {"type": "NO_SOURCE", "buildspec": "version: 0.2\nphases: {}\n"},
         "artifacts": {"type": "NO_ARTIFACTS"},
         "environment": {"type": "LINUX_CONTAINER", "image": "x", "computeType": "BUILD_GENERAL1_SMALL"},
     }
     refused(client.create_project, "Cross-account pass role", **project, serviceRole=tools.role("codebuild"))
     refused(crossing.tools.client("codebuild").create_project, "Cross-account pass role", **project,
             serviceRole=crossing.stage.role("codebuild"))  # fmt: skip
+
+
+# -- isolation ----------------------------------------------------------------------------------------------
+def make_one_of_each(there: LocalCloud) -> dict[str, str]:
+    """Make things named ``one`` with every service that keeps things by name; what tells them apart."""
+    role = there.role("codebuild", "codepipeline", "lambda", "states", "scheduler", "sagemaker", "events")
+    bucket, client = there.bucket(), there.client
+    project = {
+        "source": {"type": "NO_SOURCE", "buildspec": "version: 0.2\nphases: {}\n"},
+        "artifacts": {"type": "NO_ARTIFACTS"},
+        "environment": {"type": "LINUX_CONTAINER", "image": "x", "computeType": "BUILD_GENERAL1_SMALL"},
+    }
+    code = "import boto3\nhandler = lambda *_: boto3.client('sts').get_caller_identity()['Account']"
+    function = {"Runtime": "python3.11", "Handler": "f.handler", "Code": {"ZipFile": packed({"f.py": code})}}
+    call = {"StartAt": "Pass", "States": {"Pass": {"Type": "Pass", "End": True}}}
+    table = {"KeySchema": [{"AttributeName": "a", "KeyType": "HASH"}], "BillingMode": "PAY_PER_REQUEST"}
+    table["AttributeDefinitions"] = [{"AttributeName": "a", "AttributeType": "S"}]
+    target = {"Arn": "arn:aws:scheduler:::aws-sdk:sns:publish", "RoleArn": role, "Input": "{}"}
+    alarm = {"Namespace": "x", "MetricName": "y", "ComparisonOperator": "GreaterThanThreshold"}
+    alarm |= {"EvaluationPeriods": 1, "Period": 60, "Threshold": 1, "Statistic": "Sum"}
+    steps = [{"Name": "Stop", "Type": "Fail", "Arguments": {"ErrorMessage": "no"}}]
+    definition = json.dumps({"Version": "2020-12-01", "Parameters": [], "Steps": steps})
+    key = client("kms").create_key()["KeyMetadata"]["Arn"]
+    client("kms").create_alias(AliasName="alias/one", TargetKeyId=key)
+    client("codeartifact").create_domain(domain="one")
+    client("dynamodb").create_table(TableName="one", **table)
+    client("ssm").put_parameter(Name="/one", Type="String", Value=there.account)
+    client("logs").create_log_group(logGroupName="one")
+    client("codecommit").create_repository(repositoryName="one")
+    client("codecommit").create_commit(
+        repositoryName="one",
+        branchName="main",
+        putFiles=[{"filePath": "a", "fileContent": there.account.encode()}],
+    )
+    client("cloudwatch").put_metric_alarm(AlarmName="one", **alarm)
+    client("events").put_rule(Name="one", ScheduleExpression="rate(1 day)")
+    made = {
+        "codeartifact": client("codeartifact").create_repository(domain="one", repository="one")[
+            "repository"
+        ]["arn"],
+        "codebuild": client("codebuild").create_project(name="one", serviceRole=role, **project)["project"][
+            "arn"
+        ],
+        "ecr": client("ecr").create_repository(repositoryName="one")["repository"]["repositoryArn"],
+        "lambda": client("lambda").create_function(FunctionName="one", Role=role, **function)["FunctionArn"],
+        "sagemaker": client("sagemaker").create_pipeline(
+            PipelineName="one", ClientRequestToken="t" * 32, RoleArn=role, PipelineDefinition=definition
+        )["PipelineArn"],
+        "scheduler": client("scheduler").create_schedule(
+            Name="one", ScheduleExpression="rate(1 day)", FlexibleTimeWindow={"Mode": "OFF"}, Target=target
+        )["ScheduleArn"],
+        "secretsmanager": client("secretsmanager").create_secret(Name="one", SecretString=there.account)[
+            "ARN"
+        ],
+        "servicecatalog": client("servicecatalog").create_portfolio(DisplayName="one", ProviderName="me")[
+            "PortfolioDetail"
+        ]["ARN"],
+        "sns": client("sns").create_topic(Name="one")["TopicArn"],
+        "sqs": client("sqs").create_queue(QueueName="one")["QueueUrl"],
+        "states": client("stepfunctions").create_state_machine(
+            name="one", definition=json.dumps(call), roleArn=role
+        )["stateMachineArn"],
+    }
+    client("s3").put_object(Bucket=bucket, Key="a", Body=b"a")
+    return made
+
+
+def test_equal_names_in_two_accounts_do_not_meet(tools: LocalCloud, stage: LocalCloud) -> None:
+    made = {there.account: make_one_of_each(there) for there in (tools, stage)}
+    for there, other in ((tools, stage), (stage, tools)):
+        account, client = there.account, there.client
+        assert [s for s, arn in made[account].items() if account not in arn or other.account in arn] == []
+        assert f":{account}:" in client("kms").describe_key(KeyId="alias/one")["KeyMetadata"]["Arn"]
+        assert client("ssm").get_parameter(Name="/one")["Parameter"]["Value"] == account
+        assert client("secretsmanager").get_secret_value(SecretId="one")["SecretString"] == account
+        file = client("codecommit").get_file(repositoryName="one", filePath="a")
+        assert file["fileContent"] == account.encode()
+        assert f":{account}:" in client("dynamodb").describe_table(TableName="one")["Table"]["TableArn"]
+        alarms = client("cloudwatch").describe_alarms(AlarmNames=["one"])["MetricAlarms"]
+        assert [a["AlarmArn"].split(":")[4] for a in alarms] == [account]
+        answer = client("lambda").invoke(FunctionName="one")["Payload"].read()
+        assert json.loads(answer) == account  # a function works in its own account, too
+        portfolios = client("servicecatalog").list_portfolios()["PortfolioDetails"]
+        assert [p["ARN"].split(":")[4] for p in portfolios if p["DisplayName"] == "one"] == [account]
+        execution = client("stepfunctions").start_execution(stateMachineArn=made[account]["states"])
+        assert account in execution["executionArn"]
+    # what one deletes stays with the other, and cannot be named from there
+    stage.client("codebuild").delete_project(name="one")
+    stage.client("codecommit").delete_repository(repositoryName="one")
+    assert tools.client("codebuild").batch_get_projects(names=["one"])["projects"]
+    assert (
+        tools.client("codecommit").get_repository(repositoryName="one")["repositoryMetadata"]["accountId"]
+        == TOOLS
+    )
+    assert not stage.client("codebuild").batch_get_projects(names=["one"])["projects"]
+    with pytest.raises(ClientError, match="not|denied|does not exist"):
+        stage.client("stepfunctions").describe_state_machine(stateMachineArn=made[TOOLS]["states"])
+    with pytest.raises(ClientError):
+        stage.client("sagemaker").describe_pipeline(PipelineName=made[TOOLS]["sagemaker"])
+
+
+def test_each_account_is_searched_for_secrets(tools: LocalCloud, stage: LocalCloud) -> None:
+    word = "planted-in-the-second-account"
+    stage.client("ssm").put_parameter(Name="/leak", Type="String", Value=word)
+    found = tools.control("leaks", secrets={"planted": word})["found"]
+    assert {"what": "planted", "where": "parameter: /leak"} in found
+
+
+def test_a_build_takes_a_role_of_another_account(tools: LocalCloud, stage: LocalCloud) -> None:
+    builder = tools.role("codebuild")
+    role = person(stage, builder, {"Action": "s3:ListAllMyBuckets", "Resource": "*"})
+    take = f"aws sts assume-role --role-arn {role} --role-session-name build --query AssumedRoleUser.Arn"
+    spec = {"version": "0.2", "phases": {"build": {"commands": [take, "aws sts get-caller-identity"]}}}
+    client, name = tools.client("codebuild"), tools.name("build")
+    client.create_project(
+        name=name,
+        source={"type": "NO_SOURCE", "buildspec": json.dumps(spec, indent=1)},
+        artifacts={"type": "NO_ARTIFACTS"},
+        environment={"type": "LINUX_CONTAINER", "image": "x", "computeType": "BUILD_GENERAL1_SMALL"},
+        serviceRole=builder,
+    )
+    build = client.start_build(projectName=name)["build"]["id"]
+
+    def ended() -> Any:
+        found = client.batch_get_builds(ids=[build])["builds"][0]
+        return found["buildComplete"] and found
+
+    logs = tools.wait(ended, 60, name)["logs"]
+    events = tools.client("logs").get_log_events(
+        logGroupName=logs["groupName"], logStreamName=logs["streamName"]
+    )["events"]
+    log = "".join(e["message"] for e in events)
+    assert f"arn:aws:sts::{STAGE}:assumed-role/{role.rpartition('/')[2]}/build" in log
+    assert f'"Account": "{TOOLS}"' in log
+
+
+def test_a_chained_role_lasts_an_hour(stage: LocalCloud) -> None:
+    role = person(stage, f"arn:aws:iam::{STAGE}:root", {"Action": "sts:AssumeRole", "Resource": "*"})
+    chained = stage.client("sts", **session(stage.client("sts"), role))
+    refused(chained.assume_role, "1 hour", RoleArn=role, RoleSessionName="again", DurationSeconds=3601)
+    chained.assume_role(RoleArn=role, RoleSessionName="again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from localaws.cloud import caller_key
 from localaws.errors import AwsError
 from localaws.hooks import foreign, keys, policies
 from localaws.permissions.access import Access
@@ -51,6 +52,11 @@ def _boundary(role: dict[str, Any] | None) -> str:
     return found.get("PermissionsBoundaryArn", "") if isinstance(found, dict) else found
 
 
+#: seconds that a role may be assumed for by who has assumed one already
+#: https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles.html#iam-term-role-chaining
+_CHAINED = 3600
+
+
 def sts(cloud: Cloud, request: Request) -> list[Access] | None:
     """Session tags and a source identity are actions of their own; asking who one is needs nothing."""
     if request.operation in ("GetCallerIdentity", "GetSessionToken"):
@@ -58,6 +64,12 @@ def sts(cloud: Cloud, request: Request) -> list[Access] | None:
     if request.operation != "AssumeRole":
         return None
     params = request.params
+    if policies.session_of(caller_key.get()) and int(params.get("DurationSeconds") or 0) > _CHAINED:
+        raise AwsError(
+            "ValidationError",
+            "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role "
+            "chaining",
+        )
     context = {"sts:RoleSessionName": params.get("RoleSessionName", "")}
     if params.get("ExternalId"):
         context["sts:ExternalId"] = params["ExternalId"]
