@@ -728,7 +728,7 @@ def _model_and_foreign_package(resource: Resource, place: Place) -> Targets:
     yield from ((arn, {}) for arn in studio.foreign_packages(resource.properties, place.account))
 
 
-def _scaled_id(resource: Resource) -> str:
+def scaled_id(resource: Resource) -> str:
     """endpoint/NAME/variant/NAME of a target or policy."""
     props = resource.properties
     return str(props.get("ResourceId") or str(props.get("ScalingTargetId", "")).partition("|")[0])
@@ -736,13 +736,14 @@ def _scaled_id(resource: Resource) -> str:
 
 def _scaled_endpoint(resource: Resource, place: Place) -> Targets:
     """The endpoint of a variant that is scaled."""
-    name = [*_scaled_id(resource).split("/"), ""][1] or "*"
+    name = [*scaled_id(resource).split("/"), ""][1] or "*"
     yield place.arn(f"arn:${{Partition}}:sagemaker:${{Region}}:${{Account}}:endpoint/{name.lower()}"), {}
 
 
 def _any_configuration(resource: Resource, place: Place) -> Targets:
-    """The configuration that the endpoint has: the properties do not name it."""
-    yield place.arn("arn:${Partition}:sagemaker:${Region}:${Account}:endpoint-config/*"), {}
+    """The configuration that the endpoint has: the properties do not name it, and it has their tags."""
+    tags = {f"aws:ResourceTag/{one['Key']}": one["Value"] for one in resource.properties.get("Tags", [])}
+    yield place.arn("arn:${Partition}:sagemaker:${Region}:${Account}:endpoint-config/*"), tags
 
 
 def _everything(resource: Resource, place: Place) -> Targets:
@@ -752,7 +753,7 @@ def _everything(resource: Resource, place: Place) -> Targets:
 def _tracking_alarms(resource: Resource, place: Place) -> Targets:
     """The alarms that are made for a policy; the end of their names is random."""
     prefix = place.arn("arn:${Partition}:cloudwatch:${Region}:${Account}:alarm:TargetTracking-")
-    yield f"{prefix}{_scaled_id(resource)}-AlarmHigh-00000000-0000-0000-0000-000000000000", {}
+    yield f"{prefix}{scaled_id(resource)}-AlarmHigh-00000000-0000-0000-0000-000000000000", {}
 
 
 def _scaling_role(resource: Resource, place: Place) -> Targets:

@@ -93,7 +93,22 @@ class Stacks:
         if not self.restricted:
             return
         for access in questions(resource, self.place(stack)):
-            self._answer(access)
+            self._answer(self._found(resource, access))
+
+    def _found(self, resource: Resource, access: Access) -> Access:
+        """The question with the ARNs that no property tells, of what is there already."""
+        if not resource.type.startswith("AWS::ApplicationAutoScaling::"):
+            return access
+        scaled, services = handlers.scaled_id(resource), self.cloud.services
+        if access.resource.endswith(":scalable-target/*"):
+            target = services["application-autoscaling"].targets.get(scaled)
+            return dataclasses.replace(access, resource=target["ScalableTargetARN"]) if target else access
+        if access.resource.endswith(":endpoint-config/*"):
+            endpoint = services["sagemaker"].endpoints.find([*scaled.split("/"), ""][1]) or {}
+            name = endpoint.get("EndpointConfigName", "*")
+            arn = self.cloud.arn("sagemaker", f"endpoint-config/{name}")
+            return dataclasses.replace(access, resource=arn, context={})  # it has tags of its own
+        return access
 
     def ask_references(self, text: str) -> None:
         """Ask for the parameters and secrets that a resource's properties refer to."""

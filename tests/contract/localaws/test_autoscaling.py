@@ -248,6 +248,66 @@ def test_a_stack_scales_an_endpoint(hosting: Hosting) -> None:
     assert left["ScalableTargets"] == []
 
 
+def test_a_stack_scales_what_its_role_may(hosting: Hosting) -> None:
+    """A target has an id of its own, and CloudFormation names a configuration: tags keep projects apart."""
+    cloud, iam = hosting.cloud, hosting.cloud.client("iam")
+    tags = [{"Key": "team", "Value": "red"}]
+    configs = {}
+    for team in ("red", "blue"):
+        configs[team] = cloud.name("config")
+        hosting.sagemaker.create_endpoint_config(
+            EndpointConfigName=configs[team],
+            ProductionVariants=[hosting.variant()],
+            Tags=[{"Key": "team", "Value": team}],
+        )
+    mine, other = (hosting.endpoint(configs[team]) for team in ("red", "blue"))
+    account = f"us-east-1:{cloud.account}"
+    own = {"StringEquals": {"aws:ResourceTag/team": "red"}}
+    new = {"StringEquals": {"aws:RequestTag/team": "red"}}
+    targets = f"arn:aws:application-autoscaling:{account}:scalable-target/*"
+    scaling = "application-autoscaling:"
+    statements = [
+        ("sagemaker:*Endpoint*", f"arn:aws:sagemaker:{account}:endpoint/*", {}),
+        ("sagemaker:DescribeEndpointConfig", f"arn:aws:sagemaker:{account}:endpoint-config/*", own),
+        (f"{scaling}RegisterScalableTarget", targets, new),
+        (f"{scaling}TagResource", targets, new),
+        (f"{scaling}ListTagsForResource", targets, own),
+        (f"{scaling}*Scal*", targets, own),
+        (f"{scaling}Describe*", "*", {}),
+        ("cloudwatch:*", "*", {}),
+        ("iam:CreateServiceLinkedRole", "*", {}),
+    ]
+    role = cloud.role("cloudformation")
+    document = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": a, "Resource": r, **({"Condition": c} if c else {})}
+            for a, r, c in statements
+        ],
+    }
+    iam.put_role_policy(
+        RoleName=role.rpartition("/")[2], PolicyName="all", PolicyDocument=json.dumps(document)
+    )
+
+    def stacked(name: str, value: float = 10, stack: str = "") -> tuple[str, str]:
+        client, made = cloud.client("cloudformation"), stack or cloud.name("stack")
+        call = client.update_stack if stack else client.create_stack
+        body = json.dumps({"Resources": template(name, value)})
+        call(StackName=made, TemplateBody=body, RoleARN=role, Tags=tags)
+        status = cloud.wait(
+            lambda: (s := cloud.stack_status(made)) and not s.endswith("IN_PROGRESS") and s, 30
+        )
+        return made, status
+
+    stack, status = stacked(mine)
+    assert status == "CREATE_COMPLETE", cloud.stack_reasons(stack)
+    assert stacked(mine, 20, stack)[1] == "UPDATE_COMPLETE", cloud.stack_reasons(stack)
+    assert cloud.delete_stack(stack) == "", cloud.stack_reasons(stack)
+    stack, status = stacked(other)
+    assert status == "ROLLBACK_COMPLETE"
+    assert "sagemaker:DescribeEndpointConfig" in str(cloud.stack_reasons(stack))
+
+
 def test_what_scaling_asks_of_iam(hosting: Hosting) -> None:
     cloud, name = hosting.cloud, hosting.endpoint()
     role = cloud.role("sagemaker")

@@ -44,10 +44,9 @@ def application_autoscaling(cloud: Cloud, request: Request) -> list[Access] | No
         "cloudwatch", f"alarm:TargetTracking-{resource}-AlarmHigh-00000000-0000-0000-0000-000000000000"
     )
     if operation == "RegisterScalableTarget":
-        configurations = cloud.arn("sagemaker", "endpoint-config/*")
         asked += [
             Access("sagemaker:DescribeEndpoint", endpoint, {}),
-            Access("sagemaker:DescribeEndpointConfig", configurations, {}),
+            Access("sagemaker:DescribeEndpointConfig", _configuration(cloud, endpoint), {}),
             Access("sagemaker:UpdateEndpointWeightsAndCapacities", endpoint, {}),
         ]
         if not role_exists(cloud):
@@ -55,13 +54,20 @@ def application_autoscaling(cloud: Cloud, request: Request) -> list[Access] | No
             asked.append(Access("iam:CreateServiceLinkedRole", role, {"iam:AWSServiceName": PRINCIPAL}))
     elif operation == "PutScalingPolicy" and params.get("PolicyType") == "TargetTrackingScaling":
         asked += [
-            Access("cloudwatch:PutMetricAlarm", alarm, {}), Access("cloudwatch:DescribeAlarms", "*", {}),
-        ]  # fmt: skip
+            Access("cloudwatch:PutMetricAlarm", alarm, {}),
+            Access("cloudwatch:DescribeAlarms", cloud.arn("cloudwatch", "alarm:*"), {}),
+        ]
     elif operation in ("DeleteScalingPolicy", "DeregisterScalableTarget"):
         kept = cloud.services[_SERVICE].policies.values()
         made = [a["AlarmARN"] for p in kept if p["ResourceId"] == resource for a in p["Alarms"]]
         asked += [Access("cloudwatch:DeleteAlarms", name, {}) for name in made]
     return asked
+
+
+def _configuration(cloud: Cloud, endpoint: str) -> str:
+    """The configuration of an endpoint, which has tags; any, where there is no such endpoint."""
+    found = cloud.services["sagemaker"].endpoints.find(endpoint) or {}
+    return cloud.arn("sagemaker", f"endpoint-config/{found.get('EndpointConfigName', '*')}")
 
 
 ACCESSES = {_SERVICE: application_autoscaling}
