@@ -65,6 +65,32 @@ def contradictions(config: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
         yield from shadow_mistakes(config, kind)
     if kind != INSTANCES:
         yield from capture_mistakes(config, kind)
+    yield from api_mistakes(deployment)
+
+
+def api_mistakes(deployment: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Settings of deployment.api that contradict each other: the key's path, and a sentence."""
+    api = deployment.get("api")
+    if api is None:
+        return
+    tokens = api.get("auth", "iam") == "jwt"
+    for key in ("jwt_issuer", "jwt_audience"):
+        if tokens and not api.get(key):
+            yield (
+                ("deployment", "api"),
+                f"deployment.api.{key} is missing; with deployment.api.auth jwt it must be set",
+            )
+        elif not tokens and api.get(key):
+            yield (
+                ("deployment", "api", key),
+                f"deployment.api.{key} is set; allowed with deployment.api.auth iam: no {key}",
+            )
+    if tokens and api.get("private"):
+        yield (
+            ("deployment", "api", "private"),
+            "deployment.api.private is true; allowed with deployment.api.auth jwt: false, because a private "
+            "API takes signatures of IAM only",
+        )
 
 
 def batch_mistakes(deployment: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:

@@ -26,6 +26,7 @@ import boto3
 from botocore.exceptions import ClientError
 
 from . import sdk
+from .api import TAG as API_TAG
 from .config import load_config
 from .console import OK, Fault, quoted, say, script, write_json
 from .settings import IMAGES, Project, load_project
@@ -225,11 +226,14 @@ def build_and_push(
     """Build one image in the project's root and push it."""
     dockerfile = f"containers/{name}/Dockerfile"
     command = ["docker", "build", "-f", dockerfile, "-t", uri]
+    # An image with an attestation is a list of images, which Lambda does not take:
+    # https://docs.aws.amazon.com/lambda/latest/dg/images-create.html
+    alone = {"DOCKER_BUILDKIT": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
     for argument, value in sorted(build_args.items()):
         command += ["--build-arg", f"{argument}={value}"]
     if secret:
         command += ["--secret", f"id=pip,src={secret}"]
-    code, last = execute([*command, "."], project, {**os.environ, "DOCKER_BUILDKIT": "1"})
+    code, last = execute([*command, "."], project, {**os.environ, **alone})
     if code:
         raise Fault(failure(f"{dockerfile} does not build (docker build ended with {code})", last))
     code, last = execute(["docker", "push", uri], project, None)
@@ -253,6 +257,14 @@ def instance_type(config: dict[str, Any], name: str) -> str:
     return block["instance_type"]
 
 
+def api_plan(project_dir: Path, project: Project, inference: str) -> dict[str, dict[str, Any]]:
+    """The image of the API's function: on the project's own inference image, in the same repository."""
+    build_args = {"BASE_IMAGE": inference}
+    tag = f"{API_TAG}{content_tag(project_dir, 'api', build_args)}"
+    repository = project.repository_uri("inference")
+    return {"api": {"uri": f"{repository}:{tag}", "tag": tag, "repository": repository, "args": build_args}}
+
+
 def plan(project_dir: Path, project: Project, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """For each image its repository, tag, address and build arguments."""
     planned: dict[str, dict[str, Any]] = {}
@@ -268,6 +280,77 @@ def plan(project_dir: Path, project: Project, config: dict[str, Any]) -> dict[st
             "args": build_args,
         }
     return planned
+
+
+class Builder:
+    """Builds what is not in ECR yet."""
+
+    def __init__(
+        self,
+        session: Any,
+        project: Project,
+        options: argparse.Namespace,
+        run: Callable[..., Any],
+        execute: Callable[..., tuple[int, list[str]]],
+    ) -> None:
+        self.session, self.project, self.options = session, project, options
+        self.run, self.execute = run, execute
+        self.ecr = session.client("ecr")
+        self.built = 0
+
+    def make(self, planned: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+        """Build what is new of these; the address of each, by its digest."""
+        to_build: list[str] = []
+        for name, image in planned.items():
+            known = self._digest(image)
+            state = "is in ECR: nothing to build" if known else "is new: it will be built"
+            say(f"{name}: {image['uri']} {state}")
+            if not known:
+                to_build.append(name)
+        if to_build:
+            self._build({name: planned[name] for name in to_build})
+        addresses = {}
+        for name, image in planned.items():
+            digest = self._digest(image)
+            if not digest:
+                raise Fault(f"{image['uri']} was pushed and is gone from ECR: run stage Images again")
+            addresses[name] = f"{image['repository']}@{digest}"
+        return addresses
+
+    def _digest(self, image: Mapping[str, Any]) -> str:
+        return digest_of(self.ecr, image["repository"].partition("/")[2], image["tag"])
+
+    def _build(self, images: Mapping[str, Mapping[str, Any]]) -> None:
+        hosts = {registry_of(image["repository"]) for image in images.values()}
+        hosts |= {registry_of(image["args"]["BASE_IMAGE"]) for image in images.values()}
+        login(self.ecr, sorted(hosts), self.run)
+        with tempfile.TemporaryDirectory() as folder:
+            secret = self._secret(Path(folder))
+            for name, image in images.items():
+                say(f"{name}: building on {image['args']['BASE_IMAGE']}")
+                try:
+                    build_and_push(
+                        self.options.project_dir, name, image["uri"], image["args"], secret, self.execute
+                    )
+                except Fault:
+                    # Tags are immutable: a build of the same content may have pushed it meanwhile.
+                    if not self._digest(image):
+                        raise
+                    say(f"{name}: another build pushed the same content first")
+                self.built += 1
+
+    def _secret(self, folder: Path) -> Path | None:
+        """pip's configuration, if there is a package index."""
+        domain, repository = self.options.domain, self.options.repository
+        if not (domain and repository):
+            return None
+        secret = folder / "pip.conf"
+        secret.touch(mode=0o600)
+        secret.write_text(
+            pip_configuration(self.session.client("codeartifact"), domain, repository, self.project.account),
+            encoding="utf-8",
+        )
+        return secret
 
 
 @script
@@ -289,52 +372,14 @@ def main(
     config = load_config(options.project_dir / "mlops.yml")
     project = load_project(session.client("ssm"), options.project_id, session.region_name)
     project.check(config)
-    ecr = session.client("ecr")
     planned = plan(options.project_dir, project, config)
-
-    to_build: list[str] = []
-    for name, image in planned.items():
-        repository = image["repository"].partition("/")[2]
-        known = digest_of(ecr, repository, image["tag"])
-        say(
-            f"{name}: {image['uri']} {'is in ECR: nothing to build' if known else 'is new: it will be built'}"
-        )
-        if not known:
-            to_build.append(name)
-    if to_build:
-        hosts = {registry_of(planned[name]["repository"]) for name in to_build}
-        hosts |= {registry_of(planned[name]["args"]["BASE_IMAGE"]) for name in to_build}
-        login(ecr, sorted(hosts), run)
-        with tempfile.TemporaryDirectory() as folder:
-            secret = None
-            if options.domain and options.repository:
-                secret = Path(folder) / "pip.conf"
-                secret.touch(mode=0o600)
-                secret.write_text(
-                    pip_configuration(
-                        session.client("codeartifact"), options.domain, options.repository, project.account
-                    ),
-                    encoding="utf-8",
-                )
-            for name in to_build:
-                image = planned[name]
-                say(f"{name}: building on {image['args']['BASE_IMAGE']}")
-                try:
-                    build_and_push(options.project_dir, name, image["uri"], image["args"], secret, execute)
-                except Fault:
-                    # Tags are immutable: a build of the same content may have pushed it meanwhile.
-                    if not digest_of(ecr, image["repository"].partition("/")[2], image["tag"]):
-                        raise
-                    say(f"{name}: another build pushed the same content first")
-    addresses = {}
-    for name, image in planned.items():
-        repository = image["repository"]
-        digest = digest_of(ecr, repository.partition("/")[2], image["tag"])
-        if not digest:
-            raise Fault(f"{image['uri']} was pushed and is gone from ECR: run stage Images again")
-        addresses[name] = f"{repository}@{digest}"
+    made = Builder(session, project, options, run, execute)
+    addresses = made.make(planned)
+    if "api" in config["deployment"]:
+        further = api_plan(options.project_dir, project, addresses["inference"])
+        planned, addresses = planned | further, addresses | made.make(further)
     write_json(options.out, addresses)
-    say(f"{len(to_build)} of {len(planned)} images built; addresses in {options.out}")
+    say(f"{made.built} of {len(planned)} images built; addresses in {options.out}")
     return OK
 
 

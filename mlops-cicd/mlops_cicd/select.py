@@ -76,6 +76,7 @@ def check_origin(project: Project, model: ModelVersion) -> None:
     for number, container in enumerate(model.containers, start=1):
         images.append((f"the image of container {number}", container.get("Image"), "inference"))
         files.append((f"the model of container {number}", container.get("ModelDataUrl")))
+    images.append(("the image of its API", model.metadata.get("api_image"), "inference"))
     redo = "register the version with the build pipeline, and reject this one"
     for what, uri, name in images:
         home = project.repository_uri(name)

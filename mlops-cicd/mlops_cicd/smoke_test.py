@@ -24,7 +24,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
-from . import accounts, batch_test, release_notes
+from . import accounts, api, batch_test, release_notes
 from .config import load_config
 from .console import OK, Fault, say, script, table, write_env
 from .registry import ModelVersion, describe, read_json
@@ -197,7 +197,7 @@ def main(
     parser = argparse.ArgumentParser(prog="mlops_cicd.smoke_test", description=__doc__)
     parser.add_argument("--project-id", default=os.environ.get("PROJECT_ID", ""))
     parser.add_argument("--project-dir", type=Path, required=True)
-    parser.add_argument("--stage", choices=("staging", "production"), required=True)
+    parser.add_argument("--stage", choices=("staging", "production", "api"), required=True)
     parser.add_argument("--model-package-arn", default=os.environ.get("MODEL_PACKAGE_ARN", ""))
     parser.add_argument(
         "--live", default=os.environ.get("LIVE_MODEL_PACKAGE_ARN", ""), help="what it replaces"
@@ -208,6 +208,11 @@ def main(
     session = session or boto3.Session()
     config = load_config(options.project_dir / "mlops.yml")
     project = load_project(session.client("ssm"), options.project_id, session.region_name)
+    if options.stage == "api":
+        say(api.test(session, project))
+        if options.env:
+            write_env(options.env, {"SUMMARY": "none", "REPORT_URL": "none"})
+        return OK
     sagemaker, s3 = session.client("sagemaker"), session.client("s3")
     there = accounts.stage_session(session, project, options.stage)
     endpoint = project.resource(options.stage)

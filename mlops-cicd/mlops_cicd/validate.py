@@ -28,6 +28,7 @@ MOST_COLUMNS = 40  # that a sentence lists
 def check_files(project: Path, config: dict[str, Any]) -> None:
     """The files that the pipelines will open, before anything is built."""
     needed = ["pipeline.py", *(f"containers/{name}/Dockerfile" for name in IMAGES)]
+    needed += ["containers/api/Dockerfile"] if "api" in config["deployment"] else []
     missing = [name for name in needed if not (project / name).is_file()]
     if missing:
         raise Fault(f"the repository has no {', '.join(missing)}: restore it from the project template")

@@ -419,6 +419,7 @@ def registration_step(
                 **origin,
                 # What the scheduled monitor of this version runs in: the code that made its baseline.
                 "preprocessing_image": settings["images"]["preprocessing"],
+                **({"api_image": settings["images"]["api"]} if "api" in settings["images"] else {}),
             },
         ),
     )
