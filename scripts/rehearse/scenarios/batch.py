@@ -191,8 +191,8 @@ def customers(r: Rehearsal, made: story.Project) -> Counter[str]:
     query = {
         "Name": "customers",
         "Database": f"mlops_{made.id}".replace("-", "_"),
-        "QueryString": "SELECT customer_id, count(*) AS times, min(prediction) AS low, max(prediction) AS high "
-        "FROM batch_production GROUP BY customer_id",
+        "QueryString": "SELECT customer_id, count(*) AS times, "
+        "min(prediction) AS low, max(prediction) AS high FROM batch_production GROUP BY customer_id",
     }
     rows = kpi.ask(r, athena, query, f"mlops-{made.id}")
     wrong = [row for row in rows if not 0 <= float(row["low"] or -1) <= float(row["high"] or 2) <= 1]
