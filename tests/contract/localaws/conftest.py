@@ -214,7 +214,7 @@ class LocalCloud:
     ) -> subprocess.CompletedProcess[str]:
         """Run git as a person without any configuration but, if it ``signs``, the account's keys."""
         env = {"PATH": os.environ["PATH"], "HOME": str(cwd), "GIT_CONFIG_NOSYSTEM": "1"}
-        keys = base64.b64encode(b"test:test").decode()
+        keys = base64.b64encode(f"{self.access_key}:test".encode()).decode()
         if signs:
             env |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "http.extraHeader"}
             env["GIT_CONFIG_VALUE_0"] = f"Authorization: Basic {keys}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
 import tarfile
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from botocore.exceptions import ClientError
@@ -464,7 +468,7 @@ class Shared:
         yield
         self.put(kind, self.grants[kind])
 
-    def deploy(self) -> str:
+    def deploy(self, **config: Any) -> str:
         """Make model and endpoint in the second account; why it failed, "" when it serves."""
         client, name = self.as_deployer("sagemaker"), self.stage.name("shared")
         container = {"ModelPackageName": self.package}
@@ -479,8 +483,12 @@ class Shared:
             EndpointConfigName=name,
             ProductionVariants=[{**variant, "InitialInstanceCount": 1}],
             DataCaptureConfig=capture,
+            **config,
         )
-        client.create_endpoint(EndpointName=name, EndpointConfigName=name)
+        try:
+            client.create_endpoint(EndpointName=name, EndpointConfigName=name)
+        except ClientError as error:
+            return error.response["Error"]["Message"]
 
         def settled() -> Any:
             found = client.describe_endpoint(EndpointName=name)
@@ -552,6 +560,30 @@ def test_each_grant_is_needed_and_named(
         reason = shared.tools.control("denials")[-1]["message"]
     for word in words:
         assert word in reason, reason
+
+
+def test_a_volume_takes_a_grant_of_the_firsts_key(shared: Shared) -> None:
+    volume = {"KmsKeyId": shared.key}
+    lend = {"Action": "kms:CreateGrant", "Resource": shared.key}
+    assert "kms:CreateGrant" in (message := shared.deploy(**volume)) and shared.key in message
+    shared.put("execution role", [*shared.grants["execution role"], lend])
+    assert "kms:CreateGrant" in shared.deploy(**volume)  # the key's side is missing
+    for_services = {
+        "Bool": {"kms:GrantIsForAWSResource": "true"},
+        "StringEquals": {"kms:CallerAccount": STAGE},
+    }
+    own = [{**s, "Principal": {"AWS": shared.role}} for s in shared.grants["key"]]
+    opened = {**lend, "Principal": {"AWS": shared.role}, "Condition": for_services}
+    text = document(shared.root, *own, opened)
+    shared.tools.client("kms").put_key_policy(KeyId=shared.key, PolicyName="default", Policy=text)
+    assert shared.deploy(**volume) == ""
+    for kind in ("execution role", "key"):
+        shared.put(kind, shared.grants[kind])
+
+
+def test_stack_sets_are_refused_by_name(tools: LocalCloud) -> None:
+    with pytest.raises(ClientError, match="Unknown action: CreateStackSet"):
+        tools.client("cloudformation").create_stack_set(StackSetName="set", TemplateBody="{}")
 
 
 # -- a pipeline that deploys into another account ----------------------------------------------------------
@@ -797,7 +829,9 @@ def make_one_of_each(there: LocalCloud) -> dict[str, str]:
     return made
 
 
-def test_equal_names_in_two_accounts_do_not_meet(tools: LocalCloud, stage: LocalCloud) -> None:
+def test_equal_names_in_two_accounts_do_not_meet(
+    tools: LocalCloud, stage: LocalCloud, tmp_path: Path
+) -> None:
     made = {there.account: make_one_of_each(there) for there in (tools, stage)}
     for there, other in ((tools, stage), (stage, tools)):
         account, client = there.account, there.client
@@ -805,6 +839,14 @@ def test_equal_names_in_two_accounts_do_not_meet(tools: LocalCloud, stage: Local
         assert f":{account}:" in client("kms").describe_key(KeyId="alias/one")["KeyMetadata"]["Arn"]
         assert client("ssm").get_parameter(Name="/one")["Parameter"]["Value"] == account
         assert client("secretsmanager").get_secret_value(SecretId="one")["SecretString"] == account
+        heads = there.git("ls-remote", f"{there.endpoint}/v1/repos/one", cwd=tmp_path).stdout
+        tip = client("codecommit").get_branch(repositoryName="one", branchName="main")["branch"]["commitId"]
+        assert tip in heads
+        token = client("codeartifact").get_authorization_token(domain="one")["authorizationToken"]
+        index = urllib.request.Request(f"{there.endpoint}/codeartifact/one/one/pypi/simple/")
+        index.add_header("Authorization", f"Basic {base64.b64encode(f'aws:{token}'.encode()).decode()}")
+        with pytest.raises(HTTPError, match="404"):  # let in, to a repository without an upstream
+            urllib.request.urlopen(index, timeout=30)
         file = client("codecommit").get_file(repositoryName="one", filePath="a")
         assert file["fileContent"] == account.encode()
         assert f":{account}:" in client("dynamodb").describe_table(TableName="one")["Table"]["TableArn"]
