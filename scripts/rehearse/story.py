@@ -651,8 +651,8 @@ def roll_out(r: Rehearsal, made: Project, version: dict[str, Any]) -> None:
             step.say(", ".join(f"{action} {status}" for _, action, status in tested))
         with r.step("the owner is asked, and production is approved") as step:
             asked = r.wait(f"an approval mail to {OWNER_EMAIL}", lambda: approval_mail(r), timeout=30)
-            step.say(asked["subject"])
             release_is_told(r, made, asked, execution, version)
+            step.say(f"{asked['subject']}: it says what was tested and what would change")
             approve.answer_release(codepipeline, pipeline, "Approved", "rehearsal")
         with r.step("production is deployed, tested and monitored") as step:
             wait_for_execution(r, session, step, pipeline, execution)
@@ -694,10 +694,26 @@ def release_is_told(
     report = json.loads(read_s3(s3, f"{home}/report.json"))
     r.check(report["passed"], "the report says that the tests failed", report["failures"])
     (r.folder / "release-report.html").write_bytes(read_s3(s3, f"{home}/report.html"))
-    r.facts.setdefault("releases", []).append(
-        {"version": version["version"], "approval": text, "checks": len(report["checks"])}
-        | {"load": report["measured"]["load"]}
+    load = report["measured"].get("load") or {}
+    rows = [
+        ("the approval asks", text),
+        ("its link", link[1] if link else ""),
+        ("checks", len(report["checks"])),
+    ]
+    rows += [
+        (f"load: {name.replace('_', ' ')}", value) for name, value in load.items() if value or value == 0
+    ]
+    show(
+        r,
+        f"Release of version {version['version']}",
+        "What the person sees who approves it; the report itself is release-report.html beside this page.",
+        rows,
     )
+
+
+def show(r: Rehearsal, title: str, lead: str, rows: list[tuple[Any, Any]]) -> None:
+    """A table of the rehearsal's own report."""
+    r.facts.setdefault("tables", []).append({"title": title, "lead": lead, "head": ("", ""), "rows": rows})
 
 
 def model_card(r: Rehearsal, made: Project, version: int) -> str:
@@ -716,7 +732,11 @@ def model_card(r: Rehearsal, made: Project, version: int) -> str:
     page = read_s3(session.client("s3"), f"s3://{made.settings['bucket-name']}/model-cards/v{version}.html")
     r.check(b"Life of the version" in page, f"the page of model card {name} lacks its life")
     (r.folder / "model-card.html").write_bytes(page)
-    r.facts.setdefault("model_cards", {})[name] = events
+    versions = sagemaker.list_model_card_versions(ModelCardName=name)["ModelCardVersionSummaryList"]
+    lead = (
+        f"{card['ModelCardStatus']}, {len(versions)} versions of the card; as a page it is model-card.html."
+    )
+    show(r, f"Model card {name}", lead, [(at, text) for at, _, text in (e.partition(" ") for e in events)])
     return f"{name} is {card['ModelCardStatus']}, {len(events)} events: " + events[-1].partition(" ")[2]
 
 
