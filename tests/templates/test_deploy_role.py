@@ -145,7 +145,8 @@ def test_each_statement_is_needed() -> None:
         if all(allowed(every, rest)):
             idle.append(sid)
     # no handlers' calls: SageMaker asks them of who makes an endpoint with a key, and from a package
-    assert sorted(idle) == ["LendKey", "ReadModelPackage"]
+    # and Application Auto Scaling, which lists all alarms of the account before it makes its own
+    assert sorted(idle) == ["FindAlarms", "LendKey", "ReadModelPackage"]
     assert len(own) > 8
 
 
@@ -153,7 +154,7 @@ def test_every_resource_is_known() -> None:
     for one in asked():
         details = action_details(one.access.action)
         assert details is not None, one.name
-        if details["resourceTypes"]:
+        if any(one["required"] for one in details["resourceTypes"]):
             assert one.access.resource != "*", one.name
 
 

@@ -182,6 +182,8 @@ def questions(made: World, stack: StackModel, platform: bool) -> Iterator[Asked]
         if not kept:
             new = without_id(resource)
             own = handlers.own_arn(new, place)
+            if resource.type == "AWS::ApplicationAutoScaling::ScalingPolicy":
+                own = ""  # its calls are asked of its target, which is there
             for access in handlers.making(new, place):  # what is not there has no tags
                 yield Asked(access if access.resource == own else with_tags(made, access), f"{why} create")
             yield from _told(made, f"{why} made", handlers.made(resource, place))
