@@ -311,36 +311,28 @@ def next_steps(tooling: Tooling, number: str, prepared: list[Project]) -> list[s
     return steps
 
 
-def removal(target: boto3.Session, tooling: Tooling, names: list[str]) -> dict[str, Any]:
-    """What --remove deletes, in order, and what stays."""
+def removal(target: boto3.Session, names: list[str]) -> dict[str, Any]:
+    """What --remove deletes, in order, and what stays. The platform and its projects may be gone already."""
     cloudformation = target.client("cloudformation")
-
-    def there(stack: str) -> bool:
-        return account.stack_status(cloudformation, stack) != "DELETE_COMPLETE"
-
-    ids = [project_id(target, tooling, name) for name in names]
-    stacks = [f"mlops-{i}-{stage}" for i in ids for stage in ("production", "staging")]
-    stacks += [f"{ACCOUNT_STACK}-{i}" for i in ids]
-    if not names:
-        left = account.parameters(target.client("ssm"), account.PROJECTS)
-        projects = sorted(v for k, v in left.items() if k.endswith("/project-name"))
-        if projects:
-            raise PrepareError(
-                f"projects still have stages in this account: {', '.join(projects)}; remove these first, "
-                "each with --project"
-            )
-        stacks.append(ACCOUNT_STACK)
-    found = [stack for stack in stacks if there(stack)]
-    return {"account": account_of(target), "stacks": found, "retained": kept_by(cloudformation, found)}
-
-
-def project_id(target: boto3.Session, tooling: Tooling, name: str) -> str:
-    """The id of a project, also when it is deleted already: the account of the stage remembers it."""
-    there = account.parameters(target.client("ssm"), account.PROJECTS)
-    for key, value in there.items():
-        if key.endswith("/project-name") and value == name:
-            return key.split("/")[0]
-    return project_of(tooling, name).id
+    number = account_of(target)
+    written = account.parameters(target.client("ssm"), account.PROJECTS)
+    known = {v: k.split("/")[0] for k, v in written.items() if k.endswith("/project-name")}
+    if unknown := [name for name in names if name not in known]:
+        raise PrepareError(
+            f"account {number} knows no project {', '.join(unknown)}; projects there: "
+            f"{', '.join(sorted(known)) or 'none'}"
+        )
+    if not names and known:
+        raise PrepareError(
+            f"projects still have stages in account {number}: {', '.join(sorted(known))}; "
+            "remove these first, each with --project"
+        )
+    stacks = [] if names else [ACCOUNT_STACK]
+    for identifier in (known[name] for name in names):
+        stacks += [f"mlops-{identifier}-{stage}" for stage in ("production", "staging")]
+        stacks.append(f"{ACCOUNT_STACK}-{identifier}")
+    found = [one for one in stacks if account.stack_status(cloudformation, one) != "DELETE_COMPLETE"]
+    return {"account": number, "stacks": found, "retained": kept_by(cloudformation, found)}
 
 
 def kept_by(cloudformation: Any, stacks: list[str]) -> list[dict[str, str]]:
@@ -446,23 +438,24 @@ def main(
         print(f"prepare-account: {text}", file=sys.stderr)
 
     try:
-        tooling = tooling_of(session or session_of(arguments.tooling_profile), arguments.tooling_account)
-        if arguments.stackset:
-            shown: Any = {"commands": stackset(tooling, arguments.stackset, arguments.project, more)}
-            print(json.dumps(shown, indent=2))
-            return 0
-        target = target or session_of(arguments.profile, tooling.region)
-        number = account_of(target)
         if arguments.remove:
-            shown = removal(target, tooling, arguments.project)
-            if not shown["stacks"]:
+            target = target or session_of(arguments.profile)
+            number = account_of(target)
+            planned = removal(target, arguments.project)
+            if not planned["stacks"]:
                 say(f"nothing of it is in account {number}")
                 return 3
             if arguments.yes:
-                remove(target, shown, say)
-            shown = {"deleted": arguments.yes, **shown}
+                remove(target, planned, say)
+            shown: Any = {"deleted": arguments.yes, **planned}
         else:
-            shown = prepare(tooling, target, arguments.project, more, say)
+            tooling = tooling_of(session or session_of(arguments.tooling_profile), arguments.tooling_account)
+            if arguments.stackset:
+                shown = {"commands": stackset(tooling, arguments.stackset, arguments.project, more)}
+            else:
+                target = target or session_of(arguments.profile, tooling.region)
+                number = account_of(target)
+                shown = prepare(tooling, target, arguments.project, more, say)
     except (PrepareError, account.NotFoundError, account.FailedError, BotoCoreError) as error:
         print(f"prepare-account: {error}", file=sys.stderr)
         return 1

@@ -212,12 +212,16 @@ def plan(session: boto3.Session, stack: str, only_project: str = "") -> dict[str
     ]
     if only_project and not projects:
         raise account.NotFoundError(f"there is no project {only_project!r}")
-    found: dict[str, Any] = {"projects": {}, "stack": stack if infra_is_there and not only_project else ""}
+    found: dict[str, Any] = {
+        "projects": {},
+        "elsewhere": [],
+        "stack": stack if infra_is_there and not only_project else "",
+    }
     stacks: list[str] = nested(cloudformation, stack) if found["stack"] else []
     for project in projects:
-        product = account.parameters(session.client("ssm"), f"{account.PROJECTS}/{project['ProjectId']}").get(
-            "user-product-id"
-        )
+        settings = account.parameters(session.client("ssm"), f"{account.PROJECTS}/{project['ProjectId']}")
+        product = settings.get("user-product-id")
+        found["elsewhere"] += elsewhere(project["ProjectName"], settings)
         people = users(servicecatalog, product) if product else []
         found["projects"][project["ProjectName"]] = people
         detail = session.client("sagemaker").describe_project(ProjectName=project["ProjectName"])
@@ -237,6 +241,17 @@ def plan(session: boto3.Session, stack: str, only_project: str = "") -> dict[str
                 stacks.append(cloudformation.describe_stacks(StackName=name)["Stacks"][0]["StackId"])
     found["retained"] = retained(cloudformation, stacks)
     return found
+
+
+def elsewhere(project: str, settings: dict[str, str]) -> list[str]:
+    """Stages in other accounts, which nobody deletes from here; the command for each account."""
+    here = settings.get("pipeline-role-arn", "::::").split(":")[4]
+    numbers = {settings.get(f"{stage}-account-id", here) for stage in ("staging", "production")} - {here}
+    arguments = f"--project {project} --remove --yes"
+    return [
+        f"account {number}: make prepare-account ARGS='--profile <of {number}> {arguments}'"
+        for number in sorted(numbers)
+    ]
 
 
 def carry_out(
