@@ -713,7 +713,9 @@ def release_is_told(
 
 def show(r: Rehearsal, title: str, lead: str, rows: list[tuple[Any, Any]]) -> None:
     """A table of the rehearsal's own report."""
-    r.facts.setdefault("tables", []).append({"title": title, "lead": lead, "head": ("", ""), "rows": rows})
+    cells = [(str(name), str(value)) for name, value in rows]
+    found = {"title": title, "lead": lead, "head": ("", ""), "rows": cells}
+    r.facts.setdefault("tables", []).append(found)
 
 
 def model_card(r: Rehearsal, made: Project, version: int) -> str:
