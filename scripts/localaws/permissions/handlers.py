@@ -491,10 +491,12 @@ def _targets(resource: Resource, action: str, place: Place) -> Targets:
     if action in ("iam:PassRole", "iam:GetRole") and kind != "AWS::IAM::Role":
         for path, principal in ROLES.get(kind, ()):
             for value in _reach(props, path):
-                # A role of another account is neither read nor handed over from this one: a pipeline takes it
-                # with sts:AssumeRole. https://docs.aws.amazon.com/codepipeline/latest/userguide/pipelines-create-cross-account.html
-                own = rf"arn:[\w-]+:iam::{place.account}:role/.+"
-                if re.fullmatch(own, value) and "*" not in value:
+                # The role of a pipeline's action in another account is neither read nor handed over from this
+                # one: the pipeline's role assumes it. Any other role of another account is refused.
+                # https://docs.aws.amazon.com/codepipeline/latest/userguide/pipelines-create-cross-account.html
+                found = re.fullmatch(r"arn:[\w-]+:iam::(\d{12}):role/[^*]+", value)
+                taken = path.startswith("Stages.") or action == "iam:GetRole"
+                if found and (found[1] == place.account or not taken):
                     passed = {"iam:PassedToService": f"{principal}.amazonaws.com"}
                     yield value, passed if action == "iam:PassRole" else {}
         return

@@ -908,6 +908,27 @@ def test_a_build_takes_a_role_of_another_account(tools: LocalCloud, stage: Local
     assert f'"Account": "{TOOLS}"' in log
 
 
+def test_a_stack_hands_over_roles_of_its_account_only(tools: LocalCloud, stage: LocalCloud) -> None:
+    role, own = stage.role("codebuild"), tools.role("cloudformation")
+    project = {
+        "Source": {"Type": "NO_SOURCE", "BuildSpec": "version: 0.2\nphases: {}\n"},
+        "Artifacts": {"Type": "NO_ARTIFACTS"},
+        "Environment": {
+            "Type": "LINUX_CONTAINER",
+            "Image": "aws/codebuild/amazonlinux-x86_64-standard:6.0",
+            "ComputeType": "BUILD_GENERAL1_SMALL",
+        },
+        "ServiceRole": role,
+    }
+    template = {"Resources": {"Project": {"Type": "AWS::CodeBuild::Project", "Properties": project}}}
+    name = tools.name("stack")
+    tools.client("cloudformation").create_stack(
+        StackName=name, TemplateBody=json.dumps(template), RoleARN=own
+    )
+    tools.wait(lambda: not tools.stack_status(name).endswith("IN_PROGRESS"), 60, name)
+    assert "Cross-account pass role is not allowed" in str(tools.stack_reasons(name))
+
+
 def test_a_chained_role_lasts_an_hour(stage: LocalCloud) -> None:
     role = person(stage, f"arn:aws:iam::{STAGE}:root", {"Action": "sts:AssumeRole", "Resource": "*"})
     chained = stage.client("sts", **session(stage.client("sts"), role))
