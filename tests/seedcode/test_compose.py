@@ -54,7 +54,14 @@ def test_every_combination_is_a_project_that_is_small_enough_to_own(combination:
 
 
 def test_the_repository_has_the_first_combination():
-    assert ("sklearn", "realtime") in compose.combinations()
+    assert {("sklearn", "realtime"), ("sklearn", "batch")} <= set(compose.combinations())
+
+
+def test_ways_of_use_differ_in_their_settings_alone() -> None:
+    realtime, batch = (compose.compose("sklearn", mode) for mode in ("realtime", "batch"))
+    assert {name for name in realtime.keys() | batch.keys() if realtime.get(name) != batch.get(name)} == {
+        "mlops.yml"
+    }
 
 
 def test_files_come_from_the_chosen_layers(layers: Path):
