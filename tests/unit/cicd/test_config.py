@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_cicd import config, monitoring
+from mlops_cicd import config, deployment, monitoring
 from mlops_cicd.console import Fault
 
 from .conftest import CONFIG
@@ -238,3 +238,163 @@ def test_an_address_that_the_registry_cannot_keep_is_refused_before_training(key
     (problem,) = config.check(CONFIG.replace("data/rows.csv", f'"s3://a-bucket/{key}"'))
     assert "line 3: data.source is" in problem
     assert config.check(CONFIG.replace("data/rows.csv", "s3://a-bucket/training-data/2026/")) == []
+
+
+INSTANCES = "production: {instance_type: ml.t2.large, instance_count: 2}"
+SCALING = (
+    "production: {instance_type: ml.m5.large, instance_count: 2, autoscaling: {min: 2, max: 4}}\n"
+    "  release: {shift: canary, share: 25, wait_seconds: 300}\n"
+    "  shadow: {share: 50, requests: 20}"
+)
+
+
+def with_deployment(after: str) -> str:
+    assert INSTANCES in CONFIG
+    return CONFIG.replace(INSTANCES, after)
+
+
+def test_an_old_file_gets_the_defaults(tmp_path: Path) -> None:
+    """A project that was made before these keys is as it was; the file itself is not changed for its code."""
+    path = tmp_path / "mlops.yml"
+    path.write_text(CONFIG)
+    found = config.load_config(path)["deployment"]
+    assert found["release"] == {"share": 25, "wait_seconds": 300}
+    assert (found["endpoint"], found["alarms"], found["tests"]["load_clients"]) == (
+        "instances",
+        {"latency_ms": 1000},
+        4,
+    )
+    assert "shadow" not in found and "autoscaling" not in found["production"]
+    assert set(config.read_config(path)["deployment"]) == {"staging", "production"}
+    path.write_text(with_deployment(SCALING))
+    found = config.load_config(path)["deployment"]
+    assert found["production"]["autoscaling"]["invocations_per_instance"] == 600
+    assert (found["shadow"]["share"], found["shadow"]["wait_minutes"]) == (50, 60)
+
+
+@pytest.mark.parametrize(
+    ("how", "share", "wait", "seconds"),
+    [
+        ("canary", 25, 300, 2 * 300 + 3720),
+        ("linear", 30, 300, 4 * 300 + 3720),
+        ("all_at_once", 25, 300, 300 + 3720),
+        ("all_at_once", 25, 0, 3720),
+    ],
+)
+def test_a_release_has_time_for_its_waits(how: str, share: int, wait: int, seconds: int) -> None:
+    assert deployment.release_seconds(how, share, wait) == seconds
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (
+            "instance_count: 2, autoscaling: {min: 2, max: 4}",
+            "instance_count: 1",
+            "line 13: deployment.release.shift is canary and deployment.production.instance_count is 1; "
+            "allowed: 2 or more instances, or all_at_once",
+        ),
+        ("min: 2", "min: 1", "line 12: deployment.production.autoscaling.min is 1; allowed with"),
+        ("min: 2", "min: 5", "deployment.production.autoscaling.min is 5; allowed: at most max, which is 4"),
+        ("count: 2", "count: 5", "deployment.production.instance_count is 5; allowed: 2 to 4, as"),
+        (
+            "ml.m5.large, ",
+            "ml.t2.large, ",
+            "instance_type is ml.t2.large; allowed with deployment.production.autos",
+        ),
+        ("ml.m5.large", "ml.inf1.xlarge", "instance_type is ml.inf1.xlarge; allowed with deployment.release"),
+        (
+            "share: 25",
+            "share: 5",
+            "line 13: deployment.release.share is 5; allowed with deployment.release.shift",
+        ),
+        ("share: 25", "share: 51", "line 13: deployment.release.share is 51; allowed: at most 50"),
+        (
+            "shift: canary, share: 25",
+            "shift: linear, share: 9",
+            "share is 9; allowed with deployment.release",
+        ),
+        (
+            "shift: canary, share: 25, wait_seconds: 300",
+            "shift: linear, share: 10, wait_seconds: 3000",
+            "line 13: deployment.release.wait_seconds is 3000; allowed with deployment.release.shift linear "
+            "and share 10: at most 2508, because a release must end within 8 hours",
+        ),
+        (
+            "wait_seconds: 300",
+            "wait_seconds: 60",
+            "deployment.release.wait_seconds is 60; allowed: at least 180",
+        ),
+        (
+            "data_capture_percentage: 100",
+            "data_capture_percentage: 0",
+            "monitoring.data_capture_percentage is 0; allowed with deployment.shadow: 1 to 100",
+        ),
+        ("  shadow:", "  shadows:", "deployment.shadows is not a known key; did you mean shadow?"),
+        (
+            "  staging: {instance_type: ml.t2.medium, instance_count: 1}\n",
+            "",
+            "line 10: deployment.staging is missing; it must be set",
+        ),
+        (
+            "  release:",
+            "  endpoint: serverless\n  release:",
+            "line 14: deployment.release.shift is canary; allowed",
+        ),
+        (
+            "  release:",
+            "  endpoint: serverless\n  release:",
+            "deployment.shadow is set; allowed with deployment.endp",
+        ),
+        (
+            "  release:",
+            "  endpoint: serverless\n  release:",
+            "line 12: deployment.production.autoscaling is set; allowed with deployment.endpoint serverless",
+        ),
+        (
+            "  release:",
+            "  endpoint: serverless\n  release:",
+            "monitoring.data_capture_percentage is 100; allowed with deployment.endpoint serverless: 0",
+        ),
+        (
+            "  release:",
+            "  endpoint: serverless\n  release:",
+            "monitoring.data_quality is enabled; allowed with deployment.endpoint serverless: enabled: false",
+        ),
+        (
+            "  release:",
+            "  endpoint: asynchronous\n  release:",
+            "shadow is set; allowed with deployment.endpoint asy",
+        ),
+        (
+            "  release:",
+            "  endpoint: asynchronous\n  release:",
+            "deployment.production.autoscaling is set; allowed with deployment.endpoint asynchronous: none",
+        ),
+        (
+            "mode: realtime",
+            "mode: batch",
+            "deployment.shadow is set; allowed with inference.mode batch: no shadow",
+        ),
+        (
+            "mode: realtime",
+            "mode: batch",
+            "deployment.production.autoscaling is set; allowed with inference.mode",
+        ),
+    ],
+)
+def test_a_mistake_in_deployment_is_named(before: str, after: str, expected: str) -> None:
+    text = with_deployment(SCALING)
+    assert config.check(text) == []
+    assert before in text
+    problems = config.check(text.replace(before, after, 1))
+    assert any(expected in problem for problem in problems), problems
+
+
+def test_serverless_and_asynchronous_are_right_without_what_they_lack() -> None:
+    text = CONFIG.replace("data_capture_percentage: 100", "data_capture_percentage: 0")
+    text = text.replace("data_quality: {", "data_quality: {enabled: false, ")
+    for kind in ("serverless", "asynchronous"):
+        assert config.check(text.replace("deployment:", f"deployment:\n  endpoint: {kind}")) == []
+    (problem,) = config.check(text)  # instances without any monitor
+    assert "monitoring has no kind that is enabled" in problem
