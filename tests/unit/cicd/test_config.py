@@ -302,7 +302,11 @@ def test_a_release_has_time_for_its_waits(how: str, share: int, wait: int, secon
             "ml.t2.large, ",
             "instance_type is ml.t2.large; allowed with deployment.production.autos",
         ),
-        ("ml.m5.large", "ml.inf1.xlarge", "instance_type is ml.inf1.xlarge; allowed with deployment.release"),
+        (
+            "ml.m5.large, ",
+            "ml.inf1.xlarge, ",
+            "instance_type is ml.inf1.xlarge; allowed with deployment.release",
+        ),
         (
             "share: 25",
             "share: 5",
