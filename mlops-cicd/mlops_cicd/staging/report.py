@@ -16,6 +16,7 @@ from ..settings import Project
 CONSOLES = {"aws": "console.aws.amazon.com", "aws-cn": "console.amazonaws.cn"}
 CONSOLES |= {"aws-us-gov": "console.amazonaws-us-gov.com"}
 TITLES = {
+    "first_request_ms": "First request, ms",
     "latency_ms": "Latency of single rows, ms",
     "load": "Load",
     "golden": "Golden rows",
