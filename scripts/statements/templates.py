@@ -10,6 +10,8 @@ from typing import Any
 from cfnlint.decode import cfn_yaml
 
 CFN = Path("mlops-cfn")
+# of templates whose stages are in other accounts; no other condition brings statements that a rehearsal needs
+ELSEWHERE = frozenset({"HasStagingAccount", "HasProductionAccount", "HasStageAccounts", "HasOtherAccounts"})
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,14 @@ class Statement:
         return f"{self.template}/{self.resource}/{self.sid}"
 
 
-def statements(root: Path) -> list[Statement]:
-    """Every statement with a Sid of every template below ``root``."""
+def statements(root: Path, holding: frozenset[str] = frozenset()) -> list[Statement]:
+    """Every statement with a Sid of every template below ``root``, where these conditions hold."""
     found = []
     for path in sorted((root / CFN).rglob("*.yaml")):
         template = cfn_yaml.load(str(path))
         text = path.read_text().splitlines()
         for logical_id, resource in template["Resources"].items():
-            for document in _documents(resource.get("Properties") or {}):
+            for document in _documents(resource.get("Properties") or {}, holding):
                 sids = tuple(str(s.get("Sid", "")) for s in document)
                 for statement in document:
                     first, last = _lines(statement, text)
@@ -51,7 +53,7 @@ def without(root: Path, name: str) -> Statement:
 
     Raises LookupError for a name that no statement has, or for the only statement of a document.
     """
-    there = {s.name: s for s in statements(root)}
+    there = {s.name: s for s in statements(root, ELSEWHERE)}
     if name not in there:
         near = [n for n in there if n.rpartition("/")[2] == name.rpartition("/")[2]]
         raise LookupError(f"there is no statement {name}; {', '.join(near) or 'see make statements'}")
@@ -64,16 +66,23 @@ def without(root: Path, name: str) -> Statement:
     return found
 
 
-def _documents(value: Any) -> Iterator[list[Any]]:
+def _documents(value: Any, holding: frozenset[str]) -> Iterator[list[Any]]:
     if isinstance(value, dict):
         if isinstance(value.get("Statement"), list) and "Version" in value:
-            yield [s for s in value["Statement"] if "Effect" in s]
+            chosen = [_chosen(s, holding) for s in value["Statement"]]
+            yield [s for s in chosen if "Effect" in s]
         else:
             for inner in value.values():
-                yield from _documents(inner)
+                yield from _documents(inner, holding)
     elif isinstance(value, list):
         for inner in value:
-            yield from _documents(inner)
+            yield from _documents(inner, holding)
+
+
+def _chosen(statement: Any, holding: frozenset[str]) -> Any:
+    """A statement, or what Fn::If makes of it where its condition holds."""
+    choice = statement.get("Fn::If")
+    return choice[1] if choice and choice[0] in holding else statement
 
 
 def _lines(statement: Any, text: list[str]) -> tuple[int, int]:
