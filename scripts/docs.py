@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,19 +89,47 @@ def endpoints() -> str:
     return markdown(("endpoint", "", "called from inside by", "policy: what, and of whom"), rows)
 
 
-def _statement(statement: dict[str, Any]) -> str:
+def _statement(statement: Any) -> str:
+    if isinstance(statement, list):  # Fn::If
+        return f"with `StageAccountIds`: {_statement(statement[1])}"
     actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
     keys = statement.get("Condition", {}).get("StringEquals", {})
-    pinned = [
-        text
-        for key, text in (("aws:PrincipalAccount", "callers"), ("aws:ResourceAccount", "resources"))
-        if key in keys
-    ]
-    whose = f"{' and '.join(pinned)} of this account" if pinned else "any caller"
+    pinned: dict[str, list[str]] = {}
+    for key, text in (("aws:PrincipalAccount", "callers"), ("aws:ResourceAccount", "resources")):
+        if key in keys:
+            whose = "this account" if keys[key] == "AWS::AccountId" else "these accounts"
+            pinned.setdefault(whose, []).append(text)
+    whose = "; ".join(f"{' and '.join(who)} of {account}" for account, who in pinned.items()) or "any caller"
     resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
     shown = {re.sub(r"^arn:\S*?:(?:s3:::|repository/)", "", r).removesuffix("/*") for r in resources} - {"*"}
     on = f" on {', '.join(f'`{one}`' for one in sorted(shown))}" if shown else ""
     return f"{', '.join(f'`{a}`' for a in actions)}{on} ({whose})"
+
+
+def grants() -> str:
+    """Every statement that crosses accounts: where it stands, what it allows, what is denied without it."""
+    rows = []
+    for row in yaml.safe_load((ROOT / "tests/security/cross_account.yml").read_text()):
+        template, resource, sid = row["statement"].rsplit("/", 2)
+        text = (ROOT / "mlops-cfn" / template).read_text()
+        found = yaml.load(text, Loader=teardown.CloudFormationLoader)  # noqa: S506 - a SafeLoader
+        statement = next(s for s in _nodes(found["Resources"][resource]) if s.get("Sid") == sid)
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        side = "stage" if template.startswith("accounts/") else "tooling"
+        shown = ", ".join(f"`{action}`" for action in actions)
+        rows.append((side, f"`{template}` {resource}", sid, shown, f"`{row['action']}`"))
+    return markdown(("account", "where", "statement", "allows", "denied without it"), rows)
+
+
+def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping in a value."""
+    if isinstance(value, dict):
+        yield value
+        for inner in value.values():
+            yield from _nodes(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _nodes(inner)
 
 
 def limits() -> str:
@@ -140,6 +169,7 @@ GENERATED = {
     "parameters": parameters,
     "retention": retention,
     "endpoints": endpoints,
+    "grants": grants,
     "limits": limits,
     "matrix": matrix,
 }
