@@ -35,6 +35,13 @@ BUILDS = {"s3", "logs"}
 MAX_POLICY = 20_480
 #: endpoints with a second statement that names no own resources, each with its condition or resource
 FURTHER = {"BaseImagesOfAws", "BearerToken", "LayersOfContainerImages"}
+#: statements of a release that works in a stage's account → its callers, its resources, what it does
+STAGE_ACCOUNTS = {"Fn::Split": [",", {"Ref": "StageAccountIds"}]}
+OF_STAGES = {
+    "RolesOfStages": ({"Ref": "AWS::AccountId"}, STAGE_ACCOUNTS, r"sts:AssumeRole"),
+    "ReleasesInStages": (STAGE_ACCOUNTS, STAGE_ACCOUNTS, r"\w+:(Describe|Get|Invoke)\w+"),
+}
+RELEASE_ROLES = "role/mlops/projects/mlops-p-*-release"
 
 
 #: called from inside only where a project has an API, which Select refuses without OptionalEndpoints
@@ -122,6 +129,9 @@ def policy_faults(template: Template) -> Iterator[str]:
             sid, keys = statement["Sid"], statement.get("Condition", {}).get("StringEquals", {})
             if statement["Effect"] != "Allow" or sid in FURTHER:
                 continue
+            if sid in OF_STAGES:
+                yield from stage_faults(f"{logical}.{sid}", statement, keys)
+                continue
             for key in ("aws:PrincipalAccount", "aws:ResourceAccount"):
                 if keys.get(key) != own:
                     yield f"{logical}.{sid}: {key} is not pinned to this account"
@@ -134,6 +144,19 @@ def policy_faults(template: Template) -> Iterator[str]:
             reads = all(re.search(r":(Get|Batch)", plain(a)) for a in as_list(statement["Action"]))
             if not limits or not reads:
                 yield f"{logical}.{statement['Sid']}: more than reading what is AWS's"
+
+
+def stage_faults(where: str, statement: Mapping[str, Any], keys: Mapping[str, Any]) -> Iterator[str]:
+    """What lets a release work in the accounts of stages: these accounts, these roles, and no more."""
+    callers, resources, does = OF_STAGES[statement["Sid"]]
+    if keys.get("aws:PrincipalAccount") != callers:
+        yield f"{where}: its callers are others than they must be"
+    if statement["Resource"] != "*" and keys.get("aws:ResourceAccount") != resources:
+        yield f"{where}: its resources are of other accounts than they must be"
+    if not all(re.fullmatch(does, action) for action in as_list(statement["Action"])):
+        yield f"{where}: does more than a release needs"
+    if RELEASE_ROLES not in str(statement["Resource"]) + str(statement["Condition"].get("ArnLike")):
+        yield f"{where}: is not limited to the release roles of projects"
 
 
 def group_faults(template: Template) -> Iterator[str]:

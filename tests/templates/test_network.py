@@ -161,6 +161,27 @@ LAYERS = "            Resource: !Sub arn:${AWS::Partition}:s3:::prod-${AWS::Regi
             "",
             "S3Endpoint.PlatformAndProjectBuckets: aws:ResourceAccount is not pinned to this account",
         ),
+        (
+            "Sid: RolesOfStages, Effect: Allow, Principal: '*', Action: sts:AssumeRole",
+            "Sid: RolesOfStages, Effect: Allow, Principal: '*', Action: sts:TagSession",
+            "StsEndpoint.RolesOfStages: does more than a release needs",
+        ),
+        (
+            CALLER + ", 'aws:ResourceAccount': !Split [',', !Ref StageAccountIds]",
+            CALLER,
+            "StsEndpoint.RolesOfStages: its resources are of other accounts than they must be",
+        ),
+        (
+            "cloudwatch:GetMetricData, Resource: '*', Condition: {StringEquals: {'aws:PrincipalAccount': "
+            "!Split [',', !Ref StageAccountIds]}",
+            "cloudwatch:GetMetricData, Resource: '*', Condition: {StringEquals: {}",
+            "MonitoringEndpoint.ReleasesInStages: its callers are others than they must be",
+        ),
+        (
+            "role/mlops/projects/mlops-p-*-release', Condition",
+            "role/*', Condition",
+            "StsEndpoint.RolesOfStages: is not limited to the release roles of projects",
+        ),
     ],
 )
 def test_a_wider_policy_is_found(old: str, new: str, fault: str, changed: Callable) -> None:
