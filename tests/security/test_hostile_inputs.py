@@ -45,9 +45,9 @@ from mlops_cicd import (
     run_pipeline,
     select,
     settings,
-    smoke_test,
     validate,
 )
+from mlops_cicd.staging import sample
 from monitor import cli as monitor_cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,7 +204,7 @@ def a_link(world: World, value: str) -> str:
         with pytest.raises(
             console.Fault, match="no such file"
         ):  # stage Test reads it again, of another commit
-            smoke_test.load_sample(root, MLOPS, None)
+            sample.load_sample(root, MLOPS, None)
     assert "secret" not in said.replace(str(secret), "")
     return said
 
@@ -580,7 +580,7 @@ def a_notebook(world: World, value: str) -> str:
 def labelled_rows(world: World, value: str) -> str:
     """The labelled rows that stage Test sends to the endpoint."""
     try:
-        smoke_test.read_sample(value, "label", "bad")
+        sample.read_sample(value, "label", "bad")
     except console.Fault as fault:
         return console.printable(f"smoke_test: {fault}")
     return ""
