@@ -107,6 +107,7 @@ def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.T
     functions.run_under_roles(cloud)
     releases.run_images(cloud)
     releases.split_aliases()
+    releases.keep_networks()
     releases.update_aliases(cloud)
     athena.run_queries(cloud)
     keys.check_log_keys(cloud)

@@ -51,17 +51,22 @@ class Api:
     @property
     def private(self) -> bool:
         """Whether it answers inside a VPC only."""
-        return "PRIVATE" in ((self.api.get("endpointConfiguration") or {}).get("types") or [])
+        return "PRIVATE" in (member(self.api.get("endpointConfiguration"), "types") or [])
 
     @property
     def endpoints(self) -> list[str]:
         """The VPC endpoints that it is for, none for any."""
-        return (self.api.get("endpointConfiguration") or {}).get("vpcEndpointIds") or []
+        return member(self.api.get("endpointConfiguration"), "vpcEndpointIds") or []
 
     @property
     def closed(self) -> bool:
         """Whether its own address is switched off."""
         return bool(self.api.get("disableExecuteApiEndpoint"))
+
+
+def member(settings: dict[str, Any] | None, name: str) -> Any:
+    """A member of settings that the emulator keeps in the API's spelling, or in a template's."""
+    return (settings or {}).get(name, (settings or {}).get(name[0].upper() + name[1:]))
 
 
 def find(api_id: str, path: str) -> Api | None:

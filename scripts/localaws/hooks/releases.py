@@ -30,6 +30,11 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.lambda_svc:_execute_function_dispatch",
         "ministack.services.cloudwatch:record_metric",
     ),
+    "function_networks": (
+        "ministack.services.cloudformation.provisioners:_RESOURCE_HANDLERS",
+        "ministack.services.lambda_svc:_functions",
+        "ministack.services.lambda_svc:_vpc_config_with_id",
+    ),
     "alias_updates": (
         "ministack.services.cloudformation.provisioners:_RESOURCE_HANDLERS",
         "ministack.services.cloudformation.stacks:_resolve_refs",
@@ -143,6 +148,23 @@ def _may_call(function: dict[str, Any], reference: str, source: str) -> None:
 
 def _lower_keys(conditions: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {operator: {k.lower(): v for k, v in block.items()} for operator, block in conditions.items()}
+
+
+def keep_networks() -> None:
+    """Put a stack's function into the VPC that it names; the emulator's handler leaves it outside."""
+    from ministack.services import lambda_svc
+    from ministack.services.cloudformation import provisioners
+
+    handler = provisioners._RESOURCE_HANDLERS["AWS::Lambda::Function"]
+    make, change = handler["create"], handler["update"]
+
+    def put(answer: tuple[str, dict], props: dict[str, Any]) -> tuple[str, dict]:
+        if function := lambda_svc._functions.get(answer[0]):
+            function["config"]["VpcConfig"] = lambda_svc._vpc_config_with_id(props.get("VpcConfig"))
+        return answer
+
+    handler["create"] = lambda logical_id, props, stack: put(make(logical_id, props, stack), props)
+    handler["update"] = lambda physical_id, old, new, *rest: put(change(physical_id, old, new, *rest), new)
 
 
 def update_aliases(cloud: Cloud) -> None:

@@ -141,8 +141,8 @@ class ExecuteApi:
 
     def _throttle(self, found: Any) -> None:
         """Refuse what comes faster than the stage's rate, beyond its burst (a token bucket)."""
-        limits = found.stage.get("defaultRouteSettings") or {}
-        rate, burst = limits.get("throttlingRateLimit"), limits.get("throttlingBurstLimit")
+        limits = found.stage.get("defaultRouteSettings")
+        rate, burst = (hooks.apis.member(limits, f"throttling{kind}Limit") for kind in ("Rate", "Burst"))
         if rate is None or burst is None:
             return
         with self._lock:
@@ -182,8 +182,8 @@ class ExecuteApi:
         hooks.apis.measure(place, "Latency", milliseconds, "Milliseconds")
 
     def _log(self, found: Any, context: Record) -> None:
-        settings = found.stage.get("accessLogSettings") or {}
-        destination, form = settings.get("destinationArn"), settings.get("format")
+        settings = found.stage.get("accessLogSettings")
+        destination, form = (hooks.apis.member(settings, name) for name in ("destinationArn", "format"))
         if not destination or not form:
             return
         line = re.sub(r"\$context\.([A-Za-z0-9_.]+)", lambda m: str(context.get(m[1], "-")), form)

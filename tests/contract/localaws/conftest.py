@@ -122,9 +122,11 @@ class LocalCloud:
             raise StackFailed(f"{name} is {status}: {self.stack_reasons(name)}")
         return name
 
-    def image(self, files: dict[str, str], entrypoint: list[str], **environment: str) -> str:
+    def image(
+        self, files: dict[str, str], entrypoint: list[str], python: str = "contract-tests", **environment: str
+    ) -> str:
         """Push a container image of texts on a bare Python, as docker would have built it; its URI."""
-        name, env = self.name("image"), ROOT / ".cache/images/contract-tests"
+        name, env = self.name("image"), ROOT / ".cache/images" / python
         if not (env / "bin/python").exists():
             venv.create(env, symlinks=True)
         self.client("ecr").create_repository(repositoryName=name)

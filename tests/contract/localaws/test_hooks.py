@@ -708,6 +708,29 @@ def test_hook_alias_weights(cloud: Any) -> None:
     assert {len(one["Dimensions"]) for one in found} == {2, 3}
 
 
+def test_hook_function_networks(cloud: Any) -> None:
+    ec2 = cloud.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.8.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.8.0.0/24")["Subnet"]["SubnetId"]
+    group = ec2.create_security_group(GroupName="f", Description="x", VpcId=vpc)["GroupId"]
+    code = {"ZipFile": "def handler(event, context): pass"}
+    function = {"Runtime": "python3.12", "Handler": "index.handler", "Code": code}
+    function |= {"Role": cloud.role("lambda")}
+    inside = {**function, "VpcConfig": {"SubnetIds": [subnet], "SecurityGroupIds": [group]}}
+
+    def resources(properties: dict[str, Any]) -> dict[str, Any]:
+        return {"Function": {"Type": "AWS::Lambda::Function", "Properties": properties}}
+
+    outputs = {"Name": {"Value": {"Ref": "Function"}}}
+    stack = cloud.stack(resources(inside), outputs)
+    name, lambda_ = cloud.outputs(stack)["Name"], cloud.client("lambda")
+    found = lambda_.get_function_configuration(FunctionName=name)["VpcConfig"]
+    assert (found["SubnetIds"], found["VpcId"]) == ([subnet], vpc)
+    cloud.stack(resources(function), outputs, stack)
+    found = lambda_.get_function_configuration(FunctionName=name).get("VpcConfig") or {}
+    assert not found.get("SubnetIds")
+
+
 def test_hook_alias_updates(cloud: Any) -> None:
     name, role = _versions(cloud), cloud.role("codedeploy")
     style = {"DeploymentType": "BLUE_GREEN", "DeploymentOption": "WITH_TRAFFIC_CONTROL"}
