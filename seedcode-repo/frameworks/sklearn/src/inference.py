@@ -147,9 +147,9 @@ def read_csv(body: bytes, model: Model) -> pd.DataFrame | None:
         if kind == pa.float64():
             if np.isfinite(frame[name].to_numpy()).sum() != len(frame) - missing:
                 return None
-        elif missing or frame[name].dtype != object:
-            frame[name] = frame[name].astype(object).where(frame[name].notna(), np.nan)
-    return frame
+        elif missing and frame[name].dtype == object:  # None: the imputer looks for NaN
+            frame[name] = frame[name].where(frame[name].notna(), np.nan)
+    return frame if len(frame) else None
 
 
 def probabilities(frame: pd.DataFrame, model: Model) -> list[float]:
