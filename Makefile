@@ -76,6 +76,9 @@ mutate: setup ## Make templates less safe in many ways and count what the check 
 bench: setup ## How fast the monitor reads an hour of traffic, next to Evidently and to mere parsing (ARGS='--rows 1000000')
 	@$(SETUP) bench && $(PY) tests/bench/monitor_bench.py $(if $(JSON),--json) $(ARGS)
 
+bench-serving: setup ## How fast the endpoint serves, next to AWS's scikit-learn stack and to bare predict (JSON=1; needs wrk)
+	@$(SETUP) bench-serving && $(PY) tests/bench/serving_bench.py $(if $(JSON),--json) $(ARGS)
+
 format: setup ## Let ruff mend what it can
 	@.venv/bin/ruff check --fix && .venv/bin/ruff format
 
@@ -91,4 +94,4 @@ lock: ## Resolve requirements/*.in and the wheel store's locks anew
 clean: ## Remove build output, environments and caches
 	rm -rf build .venv .venv-localaws .venv-check .venv-bench .cache .pytest_cache .ruff_cache tests/security/oracle/node_modules
 
-.PHONY: help rehearse test cloud setup package publish deploy teardown prepare-account account-test create-project create-user approve retrain statements lint check mutate bench format privileges docs lock clean
+.PHONY: help rehearse test cloud setup package publish deploy teardown prepare-account account-test create-project create-user approve retrain statements lint check mutate bench bench-serving format privileges docs lock clean

@@ -44,9 +44,10 @@ ENVIRONMENTS = {
     "localaws": ROOT / ".venv-localaws",
     "check": ROOT / ".venv-check",
     "bench": ROOT / ".venv-bench",
+    "bench-serving": ROOT / ".venv-bench-serving",
 }
-# packages that are read and never imported: what they say they depend on is left out
-WITHOUT_DEPENDENCIES = {"check": "check-rules"}
+# packages that are never imported, or that ask for packages of long ago: what they ask for is left out
+WITHOUT_DEPENDENCIES = {"check": "check-rules", "bench-serving": "bench-serving-toolkit"}
 # what is installed inside the local cloud: the lock of each is requirements/wheels-<name>.txt
 WHEEL_LOCKS = ("cicd", "project", "image-sklearn")
 
@@ -320,6 +321,7 @@ def main(argv: list[str] | None = None) -> int:
         "localaws": lambda: make_environment("localaws"),
         "check": lambda: make_environment("check"),
         "bench": lambda: make_environment("bench"),
+        "bench-serving": lambda: make_environment("bench-serving"),
         "wheels": make_wheels,
         "oracle": make_oracle,
         "lock": write_locks,
