@@ -410,7 +410,9 @@ def registration_step(
             content_types=content_types,
             response_types=content_types,
             inference_instances=instances,
-            transform_instances=[config["training"]["instance_type"]],
+            transform_instances=[
+                deployment.get("batch", {}).get("instance_type") or config["training"]["instance_type"]
+            ],
             model_metrics=metrics,
             drift_check_baselines=checks,
             customer_metadata_properties={

@@ -87,7 +87,9 @@ def build(cloud: LocalCloud, sources: Path = ROOT, version: str | None = None) -
     )
     begun = {}
     for name in USERS:  # both at once
+        # a batch project has every role that another one has, and one more
         settings = {"CostCenter": "4711", "OwnerEmail": EMAIL, "DataScientistRoleArn": people}
+        settings["InferenceMode"] = "batch"
         begun[name] = create_project.create_project(admin, name, settings)["ProjectId"]
     for name in USERS:
         create_project.wait_for_project(root, name, timeout=300, every=0.5)
