@@ -1176,6 +1176,11 @@ SAFE_VARIABLES = {
     "Select.MODEL_PACKAGE_ARN",
     "Select.MODEL_VERSION",
     "Select.DEPLOY",
+    "Select.LIVE_MODEL_PACKAGE_ARN",
+    "Select.SHADOW",
+    "Select.API",
+    "StagingTest.SUMMARY",  # release_notes.harmless strips it; shown to people, and never an argument
+    "StagingTest.REPORT_URL",
 }
 
 
@@ -1188,6 +1193,8 @@ def test_no_message_or_branch_becomes_part_of_a_command_or_a_configuration() -> 
     for path in (ROOT / "mlops-cfn").rglob("*.yaml"):
         found = free_texts(path.read_text())
         assert {one for one in found if not one.startswith("codepipeline.")} == set(), path.name
+        for line in path.read_text().splitlines():
+            assert "StagingTest.SUMMARY" not in line or line.strip().startswith("CustomData:"), path.name
     assert free_texts('"value":"#{ProjectSource.CommitMessage}"') == {"ProjectSource.CommitMessage"}
     assert free_texts("#{Source.BranchName} #{ProjectSource.CommitId}") == {"Source.BranchName"}
 
