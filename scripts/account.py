@@ -253,7 +253,8 @@ def pipeline_failure(session: boto3.Session, pipeline: str, execution: str) -> F
             continue
         outcome = action.get("output", {}).get("executionResult", {})
         where = f"{pipeline}: stage {action['stageName']}, action {action['actionName']} failed"
-        reasons = [outcome["externalExecutionSummary"]] if outcome.get("externalExecutionSummary") else []
+        said = (outcome.get("externalExecutionSummary"), outcome.get("errorDetails", {}).get("message"))
+        reasons = list(dict.fromkeys(filter(None, said)))
         provider = action.get("input", {}).get("actionTypeId", {}).get("provider")
         if provider == "CodeBuild" and outcome.get("externalExecutionId"):
             reasons += build_log(session, outcome["externalExecutionId"])
@@ -264,8 +265,12 @@ def pipeline_failure(session: boto3.Session, pipeline: str, execution: str) -> F
                 .get("resolvedConfiguration", action["input"].get("configuration", {}))
                 .get("StackName", "")
             )
-            reasons += list(stack_failures(session.client("cloudformation"), stack))[:8]
             look_at = f"aws cloudformation describe-stack-events --stack-name {stack}"
+            role = action["input"].get("roleArn") or ""
+            if role:  # the stack is in the account of a stage, whose people see its events
+                look_at += f" in account {role.split(':')[4]}"
+            else:
+                reasons += list(stack_failures(session.client("cloudformation"), stack))[:8]
         return FailedError(where, reasons, look_at)
     return FailedError(f"{pipeline}: execution {execution} ended as {status}", [], look_at)
 

@@ -30,8 +30,10 @@ HEAD = f"""# {LENGTH} policy statements: without any one of them the named step 
 """
 
 
-def needed(evidence: Path) -> dict[str, dict[str, Any]]:
+def needed(evidence: Path, holding: frozenset[str] = frozenset()) -> dict[str, dict[str, Any]]:
     """Statement's name → step, actions and roles that need it, in the order of the story.
+
+    ``holding`` are the conditions of the templates that held in the rehearsal.
 
     Raises RuntimeError when the engine does not repeat what it decided in the rehearsal.
     """
@@ -41,7 +43,7 @@ def needed(evidence: Path) -> dict[str, dict[str, Any]]:
     if found["unlike"]:
         raise RuntimeError(f"{len(found['unlike'])} decisions differ, the first: {found['unlike'][0]}")
     by_document: dict[tuple[str, ...], list[templates.Statement]] = {}
-    for statement in templates.statements(ROOT):
+    for statement in templates.statements(ROOT, holding):
         by_document.setdefault(statement.sids, []).append(statement)
     out: dict[str, dict[str, Any]] = {}
     for one in found["needed"]:

@@ -13,6 +13,8 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
+import account
+import approve
 from rehearse import monitoring, releases, story, teardown_story
 from rehearse.cloud import ACCOUNT, REGION, ROOT
 from rehearse.engine import Failure, Rehearsal
@@ -57,6 +59,8 @@ def run(r: Rehearsal) -> None:
         alarm_reaches_the_owner(r, project)
         monitoring.ends_well(r, source)
         apart(r, project)  # after it, because it has calls denied
+    with r.use_case("F", "without a grant"):
+        without_grants(r, project)
     if not r.keep:
         teardown(r, project, before)
 
@@ -187,6 +191,121 @@ def denied(
         r.check(error.response["Error"]["Code"] in DENIED, f"{service} {operation}: {error}")
         return 1
     raise Failure(f"{what} was open: {service} {operation} was not denied")
+
+
+def without_grants(r: Rehearsal, made: story.Project) -> None:
+    """A release is refused when a grant is gone, and says which; with it, the same release goes on."""
+    session, pipeline = story.person(r, made), made.settings["deploy-pipeline-name"]
+    codepipeline = session.client("codepipeline")
+    deliver, stacks = (f"mlops-{made.id}-{end}" for end in ("deliver", "stacks"))
+    newest = approve.versions(session.client("sagemaker"), made.settings["model-package-group-name"])[0]
+    grants = (
+        (Bucket(r, made), "StagingReadsArtifacts", ["s3:GetObject", deliver, made.settings["bucket-name"]]),
+        (Key(r, made), "StagingOpensArtifacts", ["kms:Decrypt", deliver, made.settings["key-arn"]]),
+        (Registry(r, made), "StagingMakesModels", ["sagemaker:", stacks, newest["ModelPackageArn"]]),
+    )
+    refused: list[list[str]] = []
+    r.facts.setdefault("tables", []).append(
+        {
+            "title": "Releases without a grant between the accounts",
+            "lead": "Each was refused, and the same release went on when the grant was back.",
+            "head": ["without", "what it said"],
+            "rows": refused,
+        }
+    )
+    execution = ""
+    for place, sid, words in grants:
+        with r.step(f"without {sid} the release is refused, and says why") as step:
+            whole = place.read()
+            left = [s for s in whole["Statement"] if s["Sid"] != sid]
+            r.check(len(left) == len(whole["Statement"]) - 1, f"there is no statement {sid}")
+            place.write({**whole, "Statement": left})
+            try:
+                if execution:
+                    retry(codepipeline, pipeline, execution)
+                else:
+                    execution = story.approve_version(r, made, newest["ModelPackageArn"])
+                said = refusal(r, session, step, pipeline, execution)
+            finally:
+                place.write(whole)
+            missing = [word for word in words if word not in said]
+            r.check(not missing, f"the message does not name {', '.join(missing)}", said.splitlines())
+            line = next(line.strip() for line in said.splitlines() if words[0] in line)
+            refused.append([sid, line])
+            step.say(line[:200])
+    with r.step("with all of them the same release goes on") as step:
+        retry(codepipeline, pipeline, execution)
+        story.wait_for_execution(r, session, step, pipeline, execution, until_approval=True)
+        approve.answer_release(codepipeline, pipeline, "Rejected", "rehearsal")
+
+
+def retry(codepipeline: Any, pipeline: str, execution: str) -> None:
+    """Run the failed actions of staging again."""
+    codepipeline.retry_stage_execution(
+        pipelineName=pipeline, pipelineExecutionId=execution, stageName="Staging", retryMode="FAILED_ACTIONS"
+    )
+
+
+def refusal(r: Rehearsal, session: Any, step: Any, pipeline: str, execution: str) -> str:
+    """What the pipeline and, where a stack failed, the account of the stage say of a release that failed."""
+    try:
+        story.wait_for_execution(r, session, step, pipeline, execution, until_approval=True)
+    except account.FailedError as error:
+        there = r.administrator(STAGES["staging"]).client("cloudformation")
+        stack = pipeline.removesuffix("-deploy") + "-staging"
+        return "\n".join([str(error), *account.stack_failures(there, stack)])
+    raise Failure(f"{pipeline} deployed without the grant")
+
+
+class Bucket:
+    """The policy of the project's bucket."""
+
+    def __init__(self, r: Rehearsal, made: story.Project) -> None:
+        self.client, self.name = r.administrator().client("s3"), made.settings["bucket-name"]
+
+    def read(self) -> dict[str, Any]:
+        """The document."""
+        return json.loads(self.client.get_bucket_policy(Bucket=self.name)["Policy"])
+
+    def write(self, document: dict[str, Any]) -> None:
+        """Put another one."""
+        self.client.put_bucket_policy(Bucket=self.name, Policy=json.dumps(document))
+
+
+class Key:
+    """The policy of the project's key."""
+
+    def __init__(self, r: Rehearsal, made: story.Project) -> None:
+        self.client, self.arn = r.administrator().client("kms"), made.settings["key-arn"]
+
+    def read(self) -> dict[str, Any]:
+        """The document."""
+        return json.loads(self.client.get_key_policy(KeyId=self.arn, PolicyName="default")["Policy"])
+
+    def write(self, document: dict[str, Any]) -> None:
+        """Put another one."""
+        self.client.put_key_policy(KeyId=self.arn, PolicyName="default", Policy=json.dumps(document))
+
+
+class Registry:
+    """The policy of the project's model package group."""
+
+    def __init__(self, r: Rehearsal, made: story.Project) -> None:
+        self.client, self.name = (
+            r.administrator().client("sagemaker"),
+            made.settings["model-package-group-name"],
+        )
+
+    def read(self) -> dict[str, Any]:
+        """The document."""
+        found = self.client.get_model_package_group_policy(ModelPackageGroupName=self.name)
+        return json.loads(found["ResourcePolicy"])
+
+    def write(self, document: dict[str, Any]) -> None:
+        """Put another one."""
+        self.client.put_model_package_group_policy(
+            ModelPackageGroupName=self.name, ResourcePolicy=json.dumps(document)
+        )
 
 
 def alarm_reaches_the_owner(r: Rehearsal, made: story.Project) -> None:

@@ -1,0 +1,60 @@
+"""Scenario accounts as people start it, and each grant between the accounts decided again without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from statements import __main__ as statements
+
+ROOT = Path(__file__).resolve().parents[2]
+GRANTS = yaml.safe_load((ROOT / "tests/security/cross_account.yml").read_text())
+ASKED = [row for row in GRANTS if "not_in_the_scenario" not in row]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The last line of `make rehearse SCENARIO=accounts JSON=1`."""
+    folder = tmp_path_factory.mktemp("accounts")
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "AWS_"))
+    }
+    command = ["make", "--no-print-directory", "rehearse", "SCENARIO=accounts", "JSON=1"]
+    command += [f"ARGS=--folder {folder}"]
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, timeout=1200)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["passed"] is True, json.dumps(found.get("failure"), indent=2)
+    return found
+
+
+@pytest.fixture(scope="module")
+def needed(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Statements without which something of the scenario is denied."""
+    return statements.needed(Path(result["report"]).parent / "evidence.json", statements.templates.ELSEWHERE)
+
+
+@pytest.mark.parametrize("row", ASKED, ids=[row["statement"] for row in ASKED])
+def test_without_the_grant_this_is_denied(needed: dict[str, dict[str, Any]], row: dict[str, str]) -> None:
+    assert row["action"] in needed[row["statement"]]["actions"]
+
+
+def test_releases_without_a_grant_failed_and_said_which(result: dict[str, Any]) -> None:
+    """Three live ones: the scenario itself checks that the message has action, principal and resource."""
+    (table,) = result["facts"]["tables"]
+    assert [row[0] for row in table["rows"]] == [
+        "StagingReadsArtifacts",
+        "StagingOpensArtifacts",
+        "StagingMakesModels",
+    ]
+    assert all("is not authorized to perform" in row[1] for row in table["rows"])
+
+
+def test_a_grant_that_the_scenario_does_not_ask_for_says_why() -> None:
+    assert all(row["not_in_the_scenario"] for row in GRANTS if row not in ASKED)
+    assert len(ASKED) >= 30
