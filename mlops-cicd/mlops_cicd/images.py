@@ -27,6 +27,7 @@ from botocore.exceptions import ClientError
 
 from . import sdk
 from .api import TAG as API_TAG
+from .batch import batch_settings
 from .config import load_config
 from .console import OK, Fault, quoted, say, script, write_json
 from .settings import IMAGES, Project, load_project
@@ -36,11 +37,6 @@ LAST_LINES = 25
 # What a project's image may be built on; other images would come from registries that nobody has looked at.
 BASE = re.compile(r"\$(\{BASE_IMAGE\}|BASE_IMAGE)( +AS +\w+)?", re.IGNORECASE | re.ASCII)
 IGNORED = {"__pycache__", ".git", ".pytest_cache", ".ipynb_checkpoints"}
-INSTANCE_OF = {
-    "preprocessing": ("processing",),
-    "training": ("training",),
-    "inference": ("deployment", "production"),
-}
 
 
 # ------------------------------------------------------------ content hash
@@ -251,10 +247,12 @@ def failure(sentence: str, last: Sequence[str]) -> str:
 
 def instance_type(config: dict[str, Any], name: str) -> str:
     """The instance type that an image will run on; it decides between CPU and GPU base images."""
-    block: Any = config
-    for key in INSTANCE_OF[name]:
-        block = block[key]
-    return block["instance_type"]
+    if name == "inference":  # a batch project has jobs instead of an endpoint, a serverless one no instances
+        deployment = config["deployment"]
+        if config["inference"]["mode"] == "batch":
+            return batch_settings(config)["instance_type"]
+        return deployment.get("production", config["training"])["instance_type"]
+    return config[name if name == "training" else "processing"]["instance_type"]
 
 
 def api_plan(project_dir: Path, project: Project, inference: str) -> dict[str, dict[str, Any]]:
