@@ -191,12 +191,12 @@ class Stack:
             time.sleep(0.1)
         raise SystemExit(f"{self.kind} did not start:\n{(self.folder / 'log').read_text()[-3000:]}")
 
-    def load(self, case: Case, clients: int, seconds: float) -> dict[str, float]:
+    def load(self, case: Case, clients: int, seconds: int) -> dict[str, float]:
         """One round of wrk."""
         used = cpu_seconds(self.pids)
         done = subprocess.run(
             [
-                *("wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--timeout", "30s"),
+                *("wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s"),
                 *("-s", str(case.lua), f"http://127.0.0.1:{self.port}/invocations"),
             ],
             env=os.environ | {"BENCH_BODY": str(case.body)},
@@ -263,7 +263,7 @@ def cases(folder: Path) -> list[Case]:
     ]
 
 
-def bare(case: Case, seconds: float) -> tuple[float, float]:
+def bare(case: Case, seconds: int) -> tuple[float, float]:
     """Bare predict calls a second of all cores, and processor seconds a call."""
     command = [str(ANCHOR / "bin/python"), "-c", BARE, str(case.project / "src"), str(case.model)]
     running = [
@@ -287,7 +287,7 @@ def bare(case: Case, seconds: float) -> tuple[float, float]:
     return sum(rate for rate, _ in found), statistics.mean(cost for _, cost in found)
 
 
-def rounds(case: Case, nginx: bool, count: int, seconds: float, folder: Path) -> Iterator[dict[str, Any]]:
+def rounds(case: Case, nginx: bool, count: int, seconds: int, folder: Path) -> Iterator[dict[str, Any]]:
     """The two stacks in turns; a row for each number of clients and stack."""
     stacks = [Stack(kind, nginx, case, folder / f"{case.name}-{kind}-{nginx}") for kind in ("ours", "anchor")]
     try:
@@ -355,7 +355,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=3, help="of a round")
+    parser.add_argument("--seconds", type=int, default=3, help="of a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args()
