@@ -23,8 +23,8 @@ logger.setLevel(logging.INFO)
 
 POLL_SECONDS = 2
 ANSWER_SECONDS = 20  # kept back from Lambda's time limit for the answer
-# kpi tells of the monitors and monitoring watches the production endpoint, so they go first
-STACKS = ("kpi", "monitoring", "production", "staging")
+# kpi tells of the monitors; the API and the monitors ask the production endpoint, so they go first
+STACKS = ("api", "kpi", "monitoring", "production", "staging")
 PIPELINES = ("", "-experimental")
 GONE = {
     "ValidationError",
