@@ -143,10 +143,12 @@ def main(argv: Sequence[str] | None = None, session: Any = None) -> int:
             f"{expected} was selected, and since then somebody decided otherwise: the last one approved is "
             f"{model.arn if model else 'none'}. The release ends here; that decision has one of its own"
         )
-    there = {stage: accounts.stage_session(session, project, stage) for stage in STAGES}
-    stacks = {
-        stage: running(there[stage].client("cloudformation"), project.resource(stage)) for stage in STAGES
-    }
+    # A pipeline runs once when it is made, before the account of a stage can be prepared for its project.
+    looked_at = [stage for stage in STAGES if model or not accounts.is_elsewhere(project, stage)]
+    stacks: dict[str, Parameters] = dict.fromkeys(STAGES, {})
+    for stage in looked_at:
+        there = accounts.stage_session(session, project, stage)
+        stacks[stage] = running(there.client("cloudformation"), project.resource(stage))
     live = stacks["production"].get("ModelPackageArn")
     left = stacks["production"].get("ShadowModelPackageArn")  # of a comparison that failed
 

@@ -61,6 +61,7 @@ def run(r: Rehearsal) -> None:
         apart(r, project)  # after it, because it has calls denied
     with r.use_case("F", "without a grant"):
         without_grants(r, project)
+        unheard_alarms(r, project)
     if not r.keep:
         teardown(r, project, before)
 
@@ -239,6 +240,49 @@ def without_grants(r: Rehearsal, made: story.Project) -> None:
         approve.answer_release(codepipeline, pipeline, "Rejected", "rehearsal")
 
 
+def unheard_alarms(r: Rehearsal, made: story.Project) -> None:
+    """Without a grant an alarm of a stage does not reach the owner's topic, and its history says why."""
+    rows: list[list[str]] = []
+    title = "Alarms without a grant between the accounts"
+    head = ["without", "what the alarm's action said"]
+    r.facts["tables"].append({"title": title, "lead": "None reached the owner.", "head": head, "rows": rows})
+    for stage in STAGES:
+        for place, sid in (
+            (Topic(r, made), f"AlarmsOf{stage.title()}"),
+            (Key(r, made), f"{stage.title()}AlarmsReachTopics"),
+        ):
+            with r.step(f"without {sid} an alarm of {stage} is not heard") as step:
+                whole = place.read()
+                left = [s for s in whole["Statement"] if s["Sid"] != sid]
+                r.check(len(left) == len(whole["Statement"]) - 1, f"there is no statement {sid}")
+                place.write({**whole, "Statement": left})
+                before = len(r.cloud.control("health")["undelivered"])
+                name = drill(r, made, stage)
+                try:
+                    lost = r.wait(
+                        "the alarm's action",
+                        lambda before=before: r.cloud.control("health")["undelivered"][before:] or None,
+                        timeout=30,
+                    )
+                finally:
+                    place.write(whole)
+                said = next((str(one) for one in lost if name in str(one)), "")
+                r.check(bool(said), f"the action of {name} was carried out", [str(one) for one in lost])
+                rows.append([sid, said])
+                step.say(said[:200])
+
+
+def drill(r: Rehearsal, made: story.Project, stage: str) -> str:
+    """Set off an alarm of a stage's endpoint; returns its name."""
+    cloudwatch = r.administrator(STAGES[stage]).client("cloudwatch")
+    found = cloudwatch.describe_alarms(AlarmNamePrefix=f"mlops-{made.id}-{stage}-")["MetricAlarms"]
+    r.check(bool(found), f"the account of {stage} has no alarm of the endpoint")
+    name = next(alarm["AlarmName"] for alarm in found if "ServerErrors" in alarm["AlarmName"])
+    for value in ("OK", "ALARM"):
+        cloudwatch.set_alarm_state(AlarmName=name, StateValue=value, StateReason="a drill")
+    return name
+
+
 def retry(codepipeline: Any, pipeline: str, execution: str) -> None:
     """Run the failed actions of staging again."""
     codepipeline.retry_stage_execution(
@@ -270,6 +314,23 @@ class Bucket:
     def write(self, document: dict[str, Any]) -> None:
         """Put another one."""
         self.client.put_bucket_policy(Bucket=self.name, Policy=json.dumps(document))
+
+
+class Topic:
+    """The policy of the owner's topic."""
+
+    def __init__(self, r: Rehearsal, made: story.Project) -> None:
+        self.client, self.arn = r.administrator().client("sns"), made.settings["notification-topic-arn"]
+
+    def read(self) -> dict[str, Any]:
+        """The document."""
+        return json.loads(self.client.get_topic_attributes(TopicArn=self.arn)["Attributes"]["Policy"])
+
+    def write(self, document: dict[str, Any]) -> None:
+        """Put another one."""
+        self.client.set_topic_attributes(
+            TopicArn=self.arn, AttributeName="Policy", AttributeValue=json.dumps(document)
+        )
 
 
 class Key:
@@ -311,16 +372,7 @@ class Registry:
 def alarm_reaches_the_owner(r: Rehearsal, made: story.Project) -> None:
     """An alarm of the production account reaches the topic of the project's owner."""
     with r.step("an alarm of the production account reaches the project's owner") as step:
-        cloudwatch = r.administrator(STAGES["production"]).client("cloudwatch")
-        names = [
-            a["AlarmName"]
-            for a in cloudwatch.describe_alarms(AlarmNamePrefix=f"mlops-{made.id}-")["MetricAlarms"]
-        ]
-        r.check(bool(names), "the production account has no alarm of the endpoint")
-        name = next(one for one in names if "ServerErrors" in one)
-        cloudwatch.set_alarm_state(
-            AlarmName=name, StateValue="ALARM", StateReason="a drill of the owner's mail"
-        )
+        name = drill(r, made, "production")
 
         def told() -> dict[str, Any] | None:
             return next(
