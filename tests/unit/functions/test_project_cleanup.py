@@ -62,7 +62,7 @@ def test_stacks_go_first_and_in_order(load: Callable, stub: Callable, event: Cal
     cloudformation, sagemaker, slept = stub("cloudformation"), stub("sagemaker"), []
     states = stub("stepfunctions")
     no_workflow(states)
-    for stage in ("kpi", "monitoring", "production", "staging"):
+    for stage in ("api", "kpi", "monitoring", "production", "staging"):
         name = f"mlops-p-abc-{stage}"
         cloudformation.expect("describe_stacks", stack(name, "CREATE_COMPLETE"), StackName=name)
         cloudformation.expect("delete_stack", None, StackName=name)
@@ -75,7 +75,7 @@ def test_stacks_go_first_and_in_order(load: Callable, stub: Callable, event: Cal
         event("Delete", "cleanup-p-abc", **PROJECT), clients.__getitem__, lambda: 800, slept.append
     )
     assert answer == ("cleanup-p-abc", {})
-    assert len(slept) == 4
+    assert len(slept) == 5
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_stack_that_stays_is_named(
     status: str, seconds: int, message: str, load: Callable, stub: Callable, event: Callable
 ) -> None:
     module, cloudformation = load("project_cleanup"), stub("cloudformation")
-    name = "mlops-p-abc-kpi"
+    name = "mlops-p-abc-api"
     cloudformation.expect("describe_stacks", stack(name, "CREATE_COMPLETE"), StackName=name)
     cloudformation.expect("delete_stack", None, StackName=name)
     cloudformation.expect("describe_stacks", stack(name, status), StackName=f"arn:{name}")
@@ -151,7 +151,7 @@ def test_a_running_retraining_is_stopped_so_that_it_starts_nothing_more(
 def test_nothing_more_is_touched(load: Callable, stub: Callable, event: Callable) -> None:
     """Model versions and data stay: the stub would refuse a further call."""
     cloudformation, sagemaker, states = stub("cloudformation"), stub("sagemaker"), stub("stepfunctions")
-    no_stacks(cloudformation, "kpi", "monitoring", "production", "staging")
+    no_stacks(cloudformation, "api", "kpi", "monitoring", "production", "staging")
     no_workflow(states)
     no_pipelines(sagemaker)
     clients = {"cloudformation": cloudformation.client, "sagemaker": sagemaker.client}
@@ -165,7 +165,7 @@ def test_denied_is_not_gone(load: Callable, stub: Callable, event: Callable) -> 
         "describe_stacks",
         "AccessDenied",
         "not authorized, does not exist",
-        StackName="mlops-p-abc-kpi",
+        StackName="mlops-p-abc-api",
     )
     with pytest.raises(cloudformation.client.exceptions.ClientError, match="AccessDenied"):
         load("project_cleanup").on_event(
