@@ -158,3 +158,40 @@ def test_the_newest_version_that_is_not_deprecated_is_taken() -> None:
         "Catalog", (), {"describe_product": lambda self, Id: {"ProvisioningArtifacts": versions}}
     )()
     assert account.newest_artifact(catalog, "prod-1") == "pa-2"
+
+
+class Elsewhere:
+    """A pipeline whose deployment failed in the account of a stage."""
+
+    def client(self, service: str) -> Elsewhere:
+        assert service == "codepipeline", f"{service} of this account knows nothing of it"
+        return self
+
+    def get_pipeline_execution(self, **_: str) -> dict[str, Any]:
+        return {"pipelineExecution": {"status": "Failed"}}
+
+    def get_paginator(self, _: str) -> Elsewhere:
+        return self
+
+    def paginate(self, **_: Any) -> list[dict[str, Any]]:
+        role = "arn:aws:iam::210987654321:role/mlops/projects/mlops-p-1-deliver"
+        why = "role deliver is not authorized to perform: kms:Decrypt on resource: key"
+        action = {
+            "stageName": "Staging",
+            "actionName": "Deploy",
+            "startTime": 1,
+            "status": "Failed",
+            "input": {
+                "actionTypeId": {"provider": "CloudFormation"},
+                "roleArn": role,
+                "configuration": {"StackName": "mlops-p-1-staging"},
+            },
+            "output": {"executionResult": {"errorDetails": {"message": why}}},
+        }
+        return [{"actionExecutionDetails": [action]}]
+
+
+def test_a_failure_in_the_account_of_a_stage_is_told_with_its_account() -> None:
+    error = account.pipeline_failure(Elsewhere(), "mlops-p-1-deploy", "e")
+    assert "kms:Decrypt on resource: key" in str(error)
+    assert error.look_at.endswith("--stack-name mlops-p-1-staging in account 210987654321")
