@@ -213,7 +213,7 @@ class Stack:
             "requests_per_second": requests / microseconds * 1e6,
             "p50_ms": p50 / 1000,
             "p99_ms": p99 / 1000,
-            "cpu_us": (cpu_seconds(self.pids) - used) / requests * 1e6,
+            "cpu_us": (cpu_seconds(self.pids) - used) / max(requests, 1) * 1e6,
             "memory_mb": megabytes(self.pids),
         }
 

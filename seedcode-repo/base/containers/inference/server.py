@@ -337,8 +337,9 @@ class Worker(base.Worker):
         """Take what the kernel has accepted for us, then no more, and answer all of it."""
         self.alive = False
         for listener in self.sockets:
-            while self.accept(listener):
-                pass
+            # Not answered yet: who has its answer would come again, and this would never end.
+            while connection := self.take(listener):
+                self.after(connection)
             self.selector.unregister(listener)
             listener.close()
         began = time.monotonic()
@@ -392,23 +393,27 @@ class Worker(base.Worker):
             for listener in listening:
                 self.accept(listener)
 
-    def accept(self, listener: Any) -> bool:
-        """Take one new client; mostly its request is there already, and is answered at once."""
+    def take(self, listener: Any) -> Connection | None:
+        """One new client of those that the kernel has accepted."""
         try:
             client, _ = listener.accept()
         except OSError:
-            return False
+            return None
         client.setblocking(False)
         if client.family != socket.AF_UNIX:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(self, client)
         self.connections[client.fileno()] = connection
-        connection.read()
-        if connection.requests:
-            connection.answer(connection.requests.popleft())
-            connection.write()
-        self.after(connection)
-        return True
+        return connection
+
+    def accept(self, listener: Any) -> None:
+        """Take one new client; mostly its request is there already, and is answered at once."""
+        if connection := self.take(listener):
+            connection.read()
+            if connection.requests:
+                connection.answer(connection.requests.popleft())
+                connection.write()
+            self.after(connection)
 
     def after(self, connection: Connection) -> None:
         """What to wait for next from a client."""
