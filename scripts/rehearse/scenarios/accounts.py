@@ -132,7 +132,7 @@ def where(r: Rehearsal, made: story.Project) -> None:
         with r.step(f"{stage} runs in account {number}") as step:
             name = f"mlops-{made.id}-{stage}"
             for other in (ACCOUNT, *STAGES.values()):
-                session = r.administrator(other)
+                session = story.person(r, made) if other == ACCOUNT else r.administrator(other)
                 pages = session.client("sagemaker").get_paginator("list_endpoints").paginate()
                 found = [e["EndpointName"] for page in pages for e in page["Endpoints"]]
                 r.check((name in found) is (other == number), f"account {other} has the endpoints {found}")
