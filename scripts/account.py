@@ -248,7 +248,7 @@ def pipeline_failure(session: boto3.Session, pipeline: str, execution: str) -> F
     ]["status"]
     command = f"aws codepipeline list-action-executions --pipeline-name {pipeline}"
     look_at = f"{command} --filter pipelineExecutionId={execution}"
-    for action in actions(codepipeline, pipeline, execution):
+    for action in reversed(actions(codepipeline, pipeline, execution)):  # a stage may have been retried
         if action["status"] != "Failed":
             continue
         outcome = action.get("output", {}).get("executionResult", {})

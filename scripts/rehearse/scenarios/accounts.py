@@ -223,7 +223,7 @@ def without_grants(r: Rehearsal, made: story.Project) -> None:
             place.write({**whole, "Statement": left})
             try:
                 if execution:
-                    retry(codepipeline, pipeline, execution)
+                    retry(r, codepipeline, pipeline, execution)
                 else:
                     execution = story.approve_version(r, made, newest["ModelPackageArn"])
                 said = refusal(r, session, step, pipeline, execution)
@@ -235,7 +235,7 @@ def without_grants(r: Rehearsal, made: story.Project) -> None:
             refused.append([sid, line])
             step.say(line[:200])
     with r.step("with all of them the same release goes on") as step:
-        retry(codepipeline, pipeline, execution)
+        retry(r, codepipeline, pipeline, execution)
         story.wait_for_execution(r, session, step, pipeline, execution, until_approval=True)
         approve.answer_release(codepipeline, pipeline, "Rejected", "rehearsal")
 
@@ -283,10 +283,16 @@ def drill(r: Rehearsal, made: story.Project, stage: str) -> str:
     return name
 
 
-def retry(codepipeline: Any, pipeline: str, execution: str) -> None:
-    """Run the failed actions of staging again."""
+def retry(r: Rehearsal, codepipeline: Any, pipeline: str, execution: str) -> None:
+    """Run the failed actions of staging again; comes back when they have begun."""
+    before = len(account.actions(codepipeline, pipeline, execution))
     codepipeline.retry_stage_execution(
         pipelineName=pipeline, pipelineExecutionId=execution, stageName="Staging", retryMode="FAILED_ACTIONS"
+    )
+    r.wait(
+        "the retry to begin",
+        lambda: len(account.actions(codepipeline, pipeline, execution)) > before or None,
+        timeout=30,
     )
 
 
