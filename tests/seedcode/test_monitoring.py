@@ -17,6 +17,8 @@ from moto import mock_aws
 from moto.server import ThreadedMotoServer
 from nbclient import NotebookClient
 
+import compose
+
 DOCUMENTED = Path(__file__).resolve().parents[1] / "unit/monitor/documented"
 PROJECT_ID = "p-abc123def456"
 BUCKET = f"mlops-{PROJECT_ID}-123456789012-us-east-1"
@@ -332,10 +334,10 @@ def run_notebook(
     name = f"/mlops/projects/{PROJECT_ID}/bucket-name"
     ssm.put_parameter(Name=name, Value=BUCKET, Type="String", Overwrite=True)
 
-    def runner(objects: dict[str, bytes]) -> tuple[str, str, int]:
+    def runner(objects: dict[str, bytes], folder: Path = project) -> tuple[str, str, int]:
         put(s3, objects)
-        notebook = nbformat.read(project / "notebooks" / "02-monitoring.ipynb", as_version=4)
-        kernel = {"metadata": {"path": str(project / "notebooks")}}
+        notebook = nbformat.read(folder / "notebooks" / "02-monitoring.ipynb", as_version=4)
+        kernel = {"metadata": {"path": str(folder / "notebooks")}}
         NotebookClient(notebook, timeout=120, kernel_name="python3", resources=kernel).execute()
         outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
         text = "".join(output.get("text", "") for output in outputs)
@@ -379,6 +381,14 @@ def test_the_notebook_reads_the_managed_engines_files(run_notebook: Any):
 def test_the_notebook_says_what_to_wait_for(run_notebook: Any):
     text, html, pictures = run_notebook({})
     assert f"No report of the last 14 days in s3://{BUCKET}/monitoring/." in text
-    assert "approve a model version" in text and "cron(0 * * * ? *)" in text
+    assert "approve a model version" in text and "send requests, and wait" in text
+    assert "cron(0 * * * ? *)" in text
     assert "no report of data_quality yet" in text and "Nothing drifts" in text
     assert pictures == 0 and html.count("no report") >= 8
+
+
+@pytest.mark.slow
+def test_the_notebook_of_a_batch_project_speaks_of_files(run_notebook: Any, tmp_path: Path):
+    compose.write_folder(compose.compose("sklearn", "batch"), tmp_path / "batch")
+    text, _, _ = run_notebook({}, tmp_path / "batch")
+    assert "upload files to batch/input/production/, and wait" in text and "requests" not in text
