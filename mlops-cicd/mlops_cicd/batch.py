@@ -13,6 +13,7 @@ from .settings import Project, project_path
 KeyPath = tuple[str | int, ...]
 # The first of them that a version has a baseline of tells the features; they are the same in all.
 FEATURES_FILE = "options.json"
+OF_THE_TABLE = ("prediction", "day")  # the other columns of the table of results (lambda/batch)
 LARGEST_PAYLOAD = 100  # megabytes of all requests at once, a limit of CreateTransformJob
 
 
@@ -68,6 +69,13 @@ def monitoring_source(project: Project, config: dict[str, Any]) -> dict[str, str
     }
 
 
+def key_figures(config: dict[str, Any]) -> dict[str, str]:
+    """What deploy/kpi.yaml reads: requests, or results and their column that ground truth names."""
+    mode = config["inference"]["mode"]
+    keys = batch_settings(config)["key_columns"] if mode == "batch" else []
+    return {"InferenceMode": mode, "KeyColumn": next(iter(keys), "")}
+
+
 def contradictions(config: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """Settings that are right one by one and wrong together: the key's path, and a sentence."""
     if config["inference"]["mode"] != "batch":
@@ -82,6 +90,12 @@ def contradictions(config: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
         path = ("deployment", "batch", "key_columns", number)
         if name in names[:number]:
             yield path, f"deployment.batch.key_columns has {name} twice; allowed: each name once"
+        if name in OF_THE_TABLE:
+            yield (
+                path,
+                f"deployment.batch.key_columns has {name}, which the table of results has besides; "
+                "allowed: other names",
+            )
         if name == config["data"]["target"]:
             yield (
                 path,

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from . import deployment
-from .batch import batch_parameters, monitoring_source
+from .batch import batch_parameters, key_figures, monitoring_source
 from .console import Fault, say, write_json
 from .monitoring import KINDS, enabled_kinds, managed_schedule
 from .registry import ModelVersion
@@ -210,6 +210,7 @@ def kpi_parameters(project: Project, config: dict[str, Any]) -> Parameters:
     return common(project) | {
         "EndpointName": project.resource("production"),
         "ReportsUri": reports(project),
+        **key_figures(config),
         "QuickSightPrincipalArn": config.get("kpi", {}).get("quicksight_principal", ""),
         "QuickSightRoleArn": project_path(project.project_id, "quicksight-role-arn"),
     }

@@ -129,11 +129,23 @@ def queries() -> dict[str, str]:
     found = {}
     for name, resource in resources().items():
         if resource["Type"] == "AWS::Athena::NamedQuery":
-            found[name] = resource["Properties"]["QueryString"]
+            found |= branches(name, resource["Properties"]["QueryString"])
         if resource["Type"] == "AWS::QuickSight::DataSet":
             for table in resource["Properties"]["PhysicalTableMap"].values():
-                found[name] = table["CustomSql"]["SqlQuery"]
+                found |= branches(name, table["CustomSql"]["SqlQuery"])
     return found
+
+
+def branches(name: str, sql: Any) -> dict[str, str]:
+    """A text, or those that a condition chooses from."""
+    if isinstance(sql, str):
+        return {name: sql}
+    condition, *chosen = sql
+    return {
+        key: text
+        for word, one in zip((condition, f"not {condition}"), chosen, strict=True)
+        for key, text in branches(f"{name} {word}", one).items()
+    }
 
 
 def test_no_query_divides_decimals() -> None:

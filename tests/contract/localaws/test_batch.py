@@ -14,6 +14,7 @@ import pytest
 
 CFN = Path(__file__).resolve().parents[3] / "mlops-cfn"
 OWNER = "owner@example.com"
+KPI = {"BucketName": "bucket-name", "KeyArn": "key-arn", "QuickSightRoleArn": "execution-role-arn"}
 SERVER = """\
 import json, os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -103,18 +104,22 @@ class Project:
             BucketName=self.bucket, KeyArn=self.key, TopicArn=self.topic, StateTableName=f"{self.name}-state",
             GuardRailsArn=rails["Policy"]["Arn"], ReleaseBucketName=release, BatchFunctionKey="batch.zip",
         )["BatchFunctionArn"]  # fmt: skip
-        database = {"Name": self.name.replace("-", "_")}
-        cloud.client("glue").create_database(DatabaseInput=database)
         features = json.dumps({"features": ["age", "amount"]}).encode()
         s3.put_object(Bucket=self.bucket, Key="pipelines/1/data_quality/options.json", Body=features)
         self.role = self.make_role("sagemaker", "scheduler", "events")
         own = {
             "execution-role-arn": self.role, "events-role-arn": self.role, "batch-function-arn": function,
-            "key-arn": self.key, "notification-topic-arn": self.topic,
+            "key-arn": self.key, "notification-topic-arn": self.topic, "bucket-name": self.bucket,
         }  # fmt: skip
         for key, value in own.items():
             name = f"/mlops/projects/{self.id}/{key}"
             ssm.put_parameter(Name=name, Type="String", Value=value)
+        self.database = self.stack(
+            f"{self.name}-kpi", "deploy/kpi.yaml", ProjectId=self.id, ProjectName="churn", CostCenter="4711",
+            EndpointName=f"{self.name}-production", ReportsUri=f"s3://{self.bucket}/monitoring",
+            InferenceMode="batch", KeyColumn="customer",
+            **{name: f"/mlops/projects/{self.id}/{key}" for name, key in KPI.items()},
+        )["DatabaseName"]  # fmt: skip
         image = cloud.image({"app/serve.py": SERVER}, ["python3", "/app/serve.py"])
         sagemaker = cloud.client("sagemaker")
         sagemaker.create_model_package_group(ModelPackageGroupName=self.name)
@@ -131,7 +136,7 @@ class Project:
             f"{self.name}-production", "deploy/batch.yaml", ProjectId=self.id, ProjectName="churn",
             CostCenter="4711", Stage="production", ModelPackageArn=package, KeyColumns="customer",
             FeaturesUri=f"s3://{self.bucket}/pipelines/1/data_quality/options.json",
-            **{self.pascal(key): f"/mlops/projects/{self.id}/{key}" for key in own},
+            **{self.pascal(key): f"/mlops/projects/{self.id}/{key}" for key in own if key != "bucket-name"},
         )  # fmt: skip
 
     @staticmethod
@@ -178,8 +183,8 @@ class Project:
         athena = self.cloud.client("athena")
         started = athena.start_query_execution(
             QueryString=sql,
-            QueryExecutionContext={"Database": self.name.replace("-", "_")},
-            ResultConfiguration={"OutputLocation": f"s3://{self.bucket}/athena/"},
+            QueryExecutionContext={"Database": self.database},
+            WorkGroup=self.name,
         )["QueryExecutionId"]
 
         def ended() -> Any:
@@ -212,6 +217,30 @@ def test_uploads_are_rows_in_athena_and_a_bad_row_is_told(cloud: Any, project: P
     mail = [m for m in cloud.control("outbox") if m["topic"] == project.topic and m["to"] == OWNER][-1]
     assert "bad.csv: the model refused a row: could not convert string to float" in mail["body"]
     assert cloud.control("health")["faults"] == before
+
+
+def test_key_figures_are_of_results(cloud: Any, project: Project) -> None:
+    """With and without a key column; c9 and its file were never uploaded."""
+    athena = cloud.client("athena")
+    ids = athena.list_named_queries(WorkGroup=project.name)["NamedQueryIds"]
+    found = athena.batch_get_named_query(NamedQueryIds=ids)["NamedQueries"]
+    queries = {one["Name"]: one["QueryString"] for one in found}
+    ((day,),) = project.ask("SELECT DISTINCT day FROM batch_production")
+    names = "c4", "c9", f"1a2b/day={day}/south.csv.out#1", "day=2000-01-01/south.csv.out#1"
+    truths = [{"groundTruthData": {"data": "1"}, "eventMetadata": {"eventId": name}} for name in names]
+    key = f"ground-truth/production/{day.replace('-', '/')}/00/truth.jsonl"
+    body = "".join(json.dumps(truth) + "\n" for truth in truths)
+    cloud.client("s3").put_object(Bucket=project.bucket, Key=key, Body=body.encode())
+    assert project.ask(queries["predictions-per-day"]) == [
+        [day, "0", "2", "0.21", "0.6667"],
+        [day, "1", "1", "0.5", "0.3333"],
+    ]
+    wanted = [[day, "3", "1", "2", "0.6667"]]
+    assert project.ask(queries["predictions-without-ground-truth"]) == wanted
+    template = cloud.client("cloudformation").get_template(StackName=f"{project.name}-kpi")["TemplateBody"]
+    query = template.partition("Name: predictions-without-ground-truth")[2]
+    keyless = query.partition("- |-\n")[2].partition("- |-\n")[0]
+    assert "regexp_extract" in keyless and project.ask(keyless) == wanted
 
 
 def test_the_schedule_calls_the_function(cloud: Any, project: Project) -> None:

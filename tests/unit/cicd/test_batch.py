@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from botocore.exceptions import ClientError
 
 import compose
@@ -25,6 +26,7 @@ SHIPPED = compose.compose("sklearn", "batch")["mlops.yml"].decode()
     [
         ("key_columns: []", "key_columns: [id, id]", "key_columns has id twice"),
         ("key_columns: []", "key_columns: [credit_risk]", "key_columns has credit_risk, the target"),
+        ("key_columns: []", "key_columns: [id, day]", "key_columns has day, which the table of results"),
         ("key_columns: []", "key_columns: [Customer Id]", "key_columns.0"),
         ("max_concurrent_transforms: 2", "max_concurrent_transforms: 20", "is 120; allowed: up to 100"),
         ("engine: processing", "engine: managed", "monitoring.engine is managed; allowed with"),
@@ -35,6 +37,14 @@ SHIPPED = compose.compose("sklearn", "batch")["mlops.yml"].decode()
 def test_what_contradicts_itself_is_named(old: str, new: str, words: str) -> None:
     assert SHIPPED.count(old) == 1 and config.check(SHIPPED) == []
     assert any(words in problem for problem in config.check(SHIPPED.replace(old, new)))
+
+
+def test_key_figures_are_of_results_and_their_first_key_column() -> None:
+    keyed = yaml.safe_load(SHIPPED.replace("key_columns: []", "key_columns: [customer_id, contract]"))
+    assert batch.key_figures(keyed) == {"InferenceMode": "batch", "KeyColumn": "customer_id"}
+    assert batch.key_figures(yaml.safe_load(SHIPPED))["KeyColumn"] == ""
+    realtime = {"inference": {"mode": "realtime"}, "deployment": {}}
+    assert batch.key_figures(realtime) == {"InferenceMode": "realtime", "KeyColumn": ""}
 
 
 def test_features_are_those_of_the_version() -> None:
