@@ -81,7 +81,9 @@ def static_calls(folders: Iterable[Path], scripts: Iterable[Path] = ()) -> dict[
             continue
         text = path.read_text(encoding="utf-8")
         names = re.findall(r"""(?:^|[\s`"'!(-])aws ([a-z0-9-]+) (?!credential-helper)[a-z]""", text)
-        names += re.findall(r"""(?:\.client|\.resource|client)\(\s*\\?["']([a-z0-9-]+)\\?["']""", text)
+        names += re.findall(
+            r"""(?:\.client|\b(?:boto3|session)\.resource|client)\(\s*\\?["']([a-z0-9-]+)\\?["']""", text
+        )
         called = {"s3" if n == "s3api" else endpoint_name(n) for n in known.intersection(names)}
         for pattern, served in PROGRAMS.items():
             called |= served if re.search(pattern, text) else set()
