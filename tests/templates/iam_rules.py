@@ -97,6 +97,11 @@ class Action:
     keys: frozenset[str]
 
 
+#: what API Gateway asks for the stages of HTTP APIs: in denials and the registry, not in the reference
+STAGE_TAGS = {"apigateway:TagResource", "apigateway:UntagResource"}
+STAGES = ("arn:*:apigateway:*::/apis/*/stages", "arn:*:apigateway:*::/apis/*/stages/*")
+
+
 @cache
 def actions(pattern: str) -> tuple[Action, ...]:
     """The actions that a pattern of a policy stands for; none if there is no such action."""
@@ -125,6 +130,9 @@ def actions(pattern: str) -> tuple[Action, ...]:
         keys |= {key.lower() for key in details.get("conditionKeys", [])}
         own = frozenset(re.sub(r"\$\{[^}]+\}|<[^>]+>", "*", key) for key in keys)
         found.append(Action(f"{service}:{name}", arns, own))
+    if not found and pattern in STAGE_TAGS:
+        keys = frozenset({"aws:requesttag/*", "aws:resourcetag/*", "aws:tagkeys"})
+        return (Action(pattern, STAGES, keys),)
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from localaws.permissions.handlers import (
 REGION, ACCOUNT = "ap-southeast-1", "123456789012"
 #: ids that a service gives, by type
 IDS = {
+    "AWS::ApiGateway::RestApi": "a1b2c3d4e5",
+    "AWS::ApiGatewayV2::Api": "f6g7h8i9j0",
     "AWS::EC2::FlowLog": "fl-0123456789abcdef0",
     "AWS::EC2::RouteTable": "rtb-0123456789abcdef0",
     "AWS::EC2::SecurityGroup": "sg-0123456789abcdef0",
@@ -93,7 +95,9 @@ class StackModel:
     def resource(self, logical_id: str) -> Resource:
         """A resource with its properties and id."""
         kind = self.template.resources[logical_id]["Type"]
-        return Resource(kind, logical_id, self.properties(logical_id), self.ref(logical_id))
+        policy = self.resolve(self.template.resources[logical_id].get("UpdatePolicy", {}))
+        found = Resource(kind, logical_id, self.properties(logical_id), self.ref(logical_id))
+        return replace(found, update_policy=policy)
 
     def properties(self, logical_id: str) -> dict[str, Any]:
         """A resource's properties, resolved, with the tags of its stack."""
@@ -248,6 +252,8 @@ class StackModel:
             return str(self._named(logical_id).get("RepositoryName") or self.ref(logical_id))
         if attribute in ("EndpointConfigName", "EndpointName", "ModelName"):
             return self.ref(logical_id).rpartition("/")[2]
+        if attribute == "RootResourceId":
+            return "r0o1o2t3i4"
         if attribute in ("GroupId", "VpcId"):
             return self.ref(logical_id)
         if attribute in ("RepositoryUri", "CloneUrlHttp", "PrefixListId"):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from deciders import Question, engine
@@ -35,12 +36,18 @@ STACKS: dict[str, tuple[str, dict[str, str]]] = {
     "production shadow": ("realtime", {"Stage": "production", "ShadowModelPackageArn": VERSION}),
     "production asynchronous": ("realtime", {"Stage": "production", "EndpointKind": "asynchronous"}),
     "staging batch": ("batch", {"Stage": "staging"}),
+    "api": ("api", {}),
+    "api private": ("api", {"Private": "true"}),
     "monitoring": ("monitoring", {"MonitoringEngine": "processing"}),
     "monitoring managed": ("monitoring", {"MonitoringEngine": "managed"}),
     "kpi": ("kpi", {"QuickSightPrincipalArn": f"arn:aws:quicksight:{REGION}:{ACCOUNT}:group/default/team"}),
 }
 OWN_PARAMETERS = {
     "batch": {"FeaturesUri": f"{BUCKET}/pipelines/1/data_quality/options.json", "KeyColumns": "customer_id"},
+    "api": {
+        "ImageUri": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/mlops-{PROJECT}/inference@sha256:{64 * '0'}",
+        "GoldenUri": f"{BUCKET}/pipelines/mlops-{PROJECT}/abc123def456/Evaluate/golden.json",
+    },
     "realtime": {"InstanceType": "ml.m5.large"},
     "monitoring": {
         "EndpointName": f"mlops-{PROJECT}-production",
@@ -138,16 +145,18 @@ def test_deploy_role_suffices() -> None:
 def test_each_statement_is_needed() -> None:
     """Without it, some stack of deploy/ could not be made, changed or deleted."""
     every, (found, _, _) = list(asked()), role()
-    own = [sid for sid, statement in found.items() if statement["Effect"] == "Allow" and "." not in sid]
+    allows = [sid for sid, statement in found.items() if statement["Effect"] == "Allow"]
+    own = [sid for sid in allows if "." not in sid or sid.startswith("ApiDeployPolicy.")]
     idle = []
     for sid in own:
         rest = [statement for other, statement in found.items() if other != sid]
         if all(allowed(every, rest)):
             idle.append(sid)
     # no handlers' calls: SageMaker asks them of who makes an endpoint with a key, and from a package
-    # and Application Auto Scaling, which lists all alarms of the account before it makes its own
-    assert sorted(idle) == ["FindAlarms", "LendKey", "ReadModelPackage"]
-    assert len(own) > 8
+    # and Application Auto Scaling, which lists all alarms of the account before it makes its own; Lambda
+    # pulls a function's image for who makes it
+    assert sorted(idle) == ["ApiDeployPolicy.Image", "FindAlarms", "LendKey", "ReadModelPackage"]
+    assert len(own) > 16
 
 
 def test_every_resource_is_known() -> None:
@@ -201,6 +210,24 @@ def escalations() -> Iterator[tuple[str, Access]]:
     yield "an approval", Access("sagemaker:UpdateModelPackage", VERSION)
     function = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:mlops-{PROJECT}-traffic"
     yield "a function", Access("lambda:InvokeFunction", function)
+    theirs_by_id = f"arn:aws:apigateway:{REGION}::/apis/z9y8x7w6v5"
+    yield "another project's API", Access("apigateway:DELETE", theirs_by_id, theirs)
+    yield "an API of nobody", Access("apigateway:PATCH", theirs_by_id)
+    yield "another project's stage", Access("apigateway:PATCH", f"{theirs_by_id}/stages/$default", theirs)
+    yield "another project's route", Access("apigateway:PATCH", f"{theirs_by_id}/routes/r", theirs)
+    rest = f"arn:aws:apigateway:{REGION}::/restapis/z9y8x7w6v5"
+    yield "another project's API policy", Access("apigateway:UpdateRestApiPolicy", rest, theirs)
+    yield (
+        "an API for another project",
+        Access("apigateway:POST", f"arn:aws:apigateway:{REGION}::/apis", other),
+    )
+    tags = f"arn:aws:apigateway:{REGION}::/tags/{quote(theirs_by_id)}"
+    yield "somebody's tag", Access("apigateway:DELETE", tags, {"aws:TagKeys": ["sagemaker:project-id"]})
+    released = f"arn:aws:codedeploy:{REGION}:{ACCOUNT}:deploymentgroup:mlops-p-zyxwvutsrqpo-api/live"
+    yield "another project's release", Access("codedeploy:CreateDeployment", released)
+    yield "the account's logs of APIs", Access("apigateway:PATCH", f"arn:aws:apigateway:{REGION}::/account")
+    called = f"{function.rpartition('-')[0]}-api"
+    yield "the API's function called", Access("lambda:InvokeFunction", called)
     for name in ("DataScientistRole", "PipelineRole", "BuildRole"):
         to = {"iam:PassedToService": "sagemaker.amazonaws.com"}
         yield f"the {name}", Access("iam:PassRole", world()[2].child("Identity").arn(name), to)

@@ -23,6 +23,7 @@ from localaws.permissions import handlers
 from localaws.permissions.access import Access
 from localaws.permissions.handlers import Place, Resource
 from localaws.permissions.mapping import action_details, with_tags
+from localaws.permissions.services.apis import parent
 
 PROJECT, USER = "p-abcdefghijkl", "jane"
 # accounts of stages; a project whose stages are in its own account asks for less
@@ -96,7 +97,7 @@ class World:
         return self
 
     def resource_tags(self, arn: str) -> dict[str, str]:
-        return self.tags.get(arn, {})
+        return {**self.tags.get(parent(arn), {}), **self.tags.get(arn, {})}
 
 
 @cache

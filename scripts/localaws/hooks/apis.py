@@ -94,6 +94,26 @@ def rest_api(api_id: str) -> dict[str, Any] | None:
     return apigateway_v1._rest_apis.get(api_id)
 
 
+def tags(arn: str) -> dict[str, str]:
+    """The tags of an API or a stage; a part of a REST API has those of its API too, for access control.
+
+    https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-tagging-supported-resources.html
+    """
+    from ministack.services import apigateway, apigateway_v1
+
+    kind, api_id, part, name = [*arn.partition("::/")[2].split("/"), "", "", "", ""][:4]
+    rest = kind == "restapis"
+    module_apis, module_stages = (
+        (apigateway_v1._rest_apis, apigateway_v1._stages_v1)
+        if rest
+        else (apigateway._apis, apigateway._stages)
+    )
+    api = module_apis.get(api_id) or {}
+    stage = (module_stages.get(api_id) or {}).get(name) if part == "stages" else None
+    inherited = api.get("tags") or {} if rest or not part else {}
+    return {**inherited, **((stage or {}).get("tags") or {})}
+
+
 def authorization(found: Api, method: str) -> str | None:
     """How the method's callers prove who they are; None where there is no such method."""
     from ministack.services import apigateway, apigateway_v1

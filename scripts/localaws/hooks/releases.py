@@ -44,6 +44,9 @@ HOOKS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+ALIAS = "AWS::Lambda::Alias"
+#: stack → what references in it resolve to
+_known: dict[str, tuple[Any, ...]] = {}
 #: on behalf of whom API Gateway calls a function: the ARN of the method, "" when nobody does
 calling_for: contextvars.ContextVar[str] = contextvars.ContextVar("localaws_calling_for", default="")
 #: the alias through which the running function is called
@@ -172,36 +175,37 @@ def update_aliases(cloud: Cloud) -> None:
 
     https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-attribute-updatepolicy.html
     """
-    from ministack.services.cloudformation import _stacks, engine, provisioners, stacks
+    from ministack.services.cloudformation import provisioners, stacks
 
-    kind = "AWS::Lambda::Alias"
-    handler = provisioners._RESOURCE_HANDLERS[kind]
+    handler = provisioners._RESOURCE_HANDLERS[ALIAS]
     change, named = handler["update"], handler.get("update_with_logical_id")
     resolve, blocking = stacks._resolve_refs, stacks._runs_on_worker_thread
-    known: dict[str, tuple[Any, ...]] = {}  # stack → what references in it resolve to
 
     def resolved(value: Any, resources: Any, params: Any, conditions: Any, mappings: Any, *rest: Any) -> Any:
         if rest:
-            known[rest[0]] = (resources, params, conditions, mappings, *rest)
+            _known[rest[0]] = (resources, params, conditions, mappings, *rest)
         return resolve(value, resources, params, conditions, mappings, *rest)
 
-    def policy_of(stack: str, logical_id: str) -> dict[str, Any] | None:
-        body = (_stacks.get(stack) or {}).get("_template_body")
-        template = engine._parse_template(body) if body else {}
-        policy = template.get("Resources", {}).get(logical_id, {}).get("UpdatePolicy") or {}
-        found = policy.get("CodeDeployLambdaAliasUpdate")
-        return resolve(copy.deepcopy(found), *known[stack]) if found else None
-
     def update(physical_id: str, old: dict, new: dict, stack: str, logical_id: str) -> tuple[str, dict]:
-        policy = policy_of(stack, logical_id)
+        policy = update_policy(stack, logical_id).get("CodeDeployLambdaAliasUpdate")
         same_alias = all(old.get(k) == new.get(k) for k in ("Name", "FunctionName"))
         if policy and same_alias and old.get("FunctionVersion") != new.get("FunctionVersion"):
             _deploy(cloud, policy, new)
         return change(physical_id, old, new, stack, *([logical_id] if named else []))
 
     stacks._resolve_refs = resolved
-    stacks._runs_on_worker_thread = lambda resource_type: resource_type == kind or blocking(resource_type)
+    stacks._runs_on_worker_thread = lambda resource_type: resource_type == ALIAS or blocking(resource_type)
     handler.update(update=update, update_with_logical_id=True)
+
+
+def update_policy(stack: str, logical_id: str) -> dict[str, Any]:
+    """The UpdatePolicy of a resource as its stack's template has it now, with its references resolved."""
+    from ministack.services.cloudformation import _stacks, engine, stacks
+
+    body = (_stacks.get(stack) or {}).get("_template_body")
+    template = engine._parse_template(body) if body else {}
+    found = template.get("Resources", {}).get(logical_id, {}).get("UpdatePolicy")
+    return stacks._resolve_refs(copy.deepcopy(found), *_known[stack]) if found else {}
 
 
 def _deploy(cloud: Cloud, policy: dict[str, Any], props: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cfnlint.schema import ResourceNotFoundError
@@ -19,7 +19,7 @@ from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 
 from localaws.permissions.access import Access
 from localaws.permissions.mapping import action_details, resource_details
-from localaws.permissions.services import studio
+from localaws.permissions.services import apis, studio
 
 Properties = Mapping[str, Any]
 #: ARNs that a call is about, each with the condition keys that go with it
@@ -84,6 +84,10 @@ NOT_NEEDED = {
     r"CodeDeploy::DeploymentGroup codedeploy:(CreateDeployment|StopDeployment)$": "Deployment",
     r"CodeDeploy::DeploymentGroup codedeploy:\w*ApplicationRevision$": "Deployment",
     r"CodeDeploy::DeploymentGroup codedeploy:RegisterOnPremisesInstance": "OnPremisesTagSet",
+    r"ApiGatewayV2::Api s3:": "",  # we describe none in a file
+    r"ApiGateway::RestApi s3:": "BodyS3Location",
+    r"ApiGateway(V2)?::(RestApi|Method|Authorizer|Integration) iam:PassRole": "",  # none has credentials
+    r"ApiGateway::RestApi apigateway:UpdateRestApiPolicy": "Policy",
     r"EC2::VPCEndpoint (vpc-lattice|vpce):": "ServiceNetworkArn",
     r"EC2::VPC ec2:\w*VpcEncryptionControl": "VpcEncryptionControl",
     r"EC2::VPC ec2:ModifyVpcTenancy": "InstanceTenancy",
@@ -142,6 +146,10 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "update": ("kms:DescribeKey", "kms:ReEncryptFrom", "kms:ReEncryptTo"),
     },
+    # https://docs.aws.amazon.com/codedeploy/latest/userguide/auth-and-access-control-permissions-reference.html
+    "AWS::Lambda::Alias": {
+        "update": ("codedeploy:GetApplicationRevision", "codedeploy:RegisterApplicationRevision"),
+    },
     # tags in the call: https://docs.aws.amazon.com/sagemaker/latest/dg/security_iam_id-based-policy-examples.html
     "AWS::SageMaker::MonitoringSchedule": {"create": ("sagemaker:AddTags",)},
     # https://docs.aws.amazon.com/autoscaling/application/userguide/security_iam_id-based-policy-examples.html
@@ -164,6 +172,20 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 #: type → (resource type of IAM, placeholder → property); "" is the name or, when there is one, the id
 OWN: dict[str, tuple[str, dict[str, str]]] = {
+    "AWS::ApiGateway::Account": ("Account", {}),
+    "AWS::ApiGateway::Deployment": ("Deployment", {"RestApiId": "RestApiId"}),
+    "AWS::ApiGateway::Method": (
+        "Method",
+        {"RestApiId": "RestApiId", "ResourceId": "ResourceId", "HttpMethodType": "HttpMethod"},
+    ),
+    "AWS::ApiGateway::Resource": ("Resource", {"RestApiId": "RestApiId"}),
+    "AWS::ApiGateway::RestApi": ("RestApi", {}),
+    "AWS::ApiGateway::Stage": ("Stage", {"RestApiId": "RestApiId", "StageName": "StageName"}),
+    "AWS::ApiGatewayV2::Api": ("Api", {}),
+    "AWS::ApiGatewayV2::Authorizer": ("Authorizer", {"ApiId": "ApiId"}),
+    "AWS::ApiGatewayV2::Integration": ("Integration", {"ApiId": "ApiId"}),
+    "AWS::ApiGatewayV2::Route": ("Route", {"ApiId": "ApiId"}),
+    "AWS::ApiGatewayV2::Stage": ("Stage", {"ApiId": "ApiId", "StageName": "StageName"}),
     # a target's id is known only once it is registered
     "AWS::ApplicationAutoScaling::ScalableTarget": ("ScalableTarget", {"ResourceId": "*"}),
     "AWS::ApplicationAutoScaling::ScalingPolicy": ("ScalableTarget", {"ResourceId": "*"}),
@@ -285,6 +307,8 @@ NAMED_WITHOUT_STACK = {
 ROLES: dict[str, tuple[tuple[str, str], ...]] = {
     "AWS::CloudFormation::Stack": (),  # a nested stack has its parent's role
     "AWS::CodeBuild::Project": (("ServiceRole", "codebuild"),),
+    "AWS::ApiGateway::Account": (("CloudWatchRoleArn", "apigateway"),),
+    "AWS::CodeDeploy::DeploymentGroup": (("ServiceRoleArn", "codedeploy"),),
     "AWS::CodePipeline::Pipeline": (
         ("RoleArn", "codepipeline"),
         ("Stages.*.Actions.*.RoleArn", "codepipeline"),
@@ -370,6 +394,7 @@ class Resource:
     properties: Properties
     physical_id: str = ""
     old: Properties | None = None
+    update_policy: Properties = field(default_factory=dict)
 
 
 def permissions(type_name: str, verb: str) -> list[str]:
@@ -525,6 +550,11 @@ def _targets(resource: Resource, action: str, place: Place) -> Targets:
     if special is not None:
         yield from special(resource, place)
         return
+    if service == "apigateway":
+        own, collection = apis.paths(kind, own_arn(resource, place), props, place.arn)
+        old = None if resource.old is None else tags_of(kind, resource.old)
+        yield from apis.targets(action, own, collection, tags_of(kind, props), old)
+        return
     details = action_details(action)
     if details is not None and not details["resourceTypes"]:
         yield "*", {}
@@ -538,7 +568,7 @@ def own_arn(resource: Resource, place: Place) -> str:
     if kind not in OWN:
         return _guessed_arn(resource, place)
     name, places = OWN[kind]
-    form = place.arn(_form(_service(kind), name))
+    form = place.arn(_form(_service(kind), name, kind.split("::")[1]))
     if physical_id.startswith("arn:") and kind not in _ABOUT_ANOTHER and _same_kind(physical_id, form):
         return physical_id
     generated = generated_name(kind, place.stack, resource.logical_id)
@@ -588,11 +618,13 @@ def _service(kind: str) -> str:
 
 
 @functools.cache
-def _form(service: str, name: str) -> str:
+def _form(service: str, name: str, family: str = "") -> str:
     details = resource_details(service, name)
     if details is None:
         raise LookupError(f"{service} has no resource type {name}")
-    return details["arn"] if isinstance(details["arn"], str) else details["arn"][0]
+    forms = details["arn"] if isinstance(details["arn"], list) else details["arn"].split(", ")
+    above = {"ApiGateway": "/restapis/", "ApiGatewayV2": "/apis/"}.get(family, "")  # one name, two kinds
+    return next((form for form in forms if above in form), forms[0])
 
 
 def _guessed_arn(resource: Resource, place: Place) -> str:
@@ -762,6 +794,26 @@ def _any_configuration(resource: Resource, place: Place) -> Targets:
     yield place.arn("arn:${Partition}:sagemaker:${Region}:${Account}:endpoint-config/*"), tags
 
 
+def _release(kind: str) -> Callable[[Resource, Place], Targets]:
+    """CodeDeploy's part of this kind in moving an alias, for one whose UpdatePolicy asks for CodeDeploy."""
+
+    def found(resource: Resource, place: Place) -> Targets:
+        policy = resource.update_policy.get("CodeDeployLambdaAliasUpdate") or {}
+        application, group = policy.get("ApplicationName"), policy.get("DeploymentGroupName")
+        if not policy:
+            return
+        name = {
+            "application": f":{application}",
+            "deploymentgroup": f":{application}/{group}",
+            # the group names it, the alias does not: all that move a function begin so
+            "deploymentconfig": ":CodeDeployDefault.LambdaAllAtOnce",
+        }.get(kind)
+        prefix = f"arn:${{Partition}}:codedeploy:${{Region}}:${{Account}}:{kind}"
+        yield (place.arn(f"{prefix}{name}") if name else "*"), {}
+
+    return found
+
+
 def _everything(resource: Resource, place: Place) -> Targets:
     yield "*", {}
 
@@ -875,6 +927,13 @@ _SPECIAL: dict[str, Callable[[Resource, Place], Targets]] = {
     "AWS::KMS::Alias kms:CreateAlias": _alias_and_key,
     "AWS::KMS::Alias kms:DeleteAlias": _alias_and_key,
     "AWS::KMS::Alias kms:UpdateAlias": _alias_and_key,
+    "AWS::Lambda::Alias codedeploy:CreateDeployment": _release("deploymentgroup"),
+    "AWS::Lambda::Alias codedeploy:GetApplicationRevision": _release("application"),
+    "AWS::Lambda::Alias codedeploy:GetDeployment": _release("deploymentgroup"),
+    "AWS::Lambda::Alias codedeploy:GetDeploymentConfig": _release("deploymentconfig"),
+    "AWS::Lambda::Alias codedeploy:GetDeploymentGroup": _release("deploymentgroup"),
+    "AWS::Lambda::Alias codedeploy:RegisterApplicationRevision": _release("application"),
+    "AWS::Lambda::Alias codedeploy:StopDeployment": _release(""),
     "AWS::QuickSight::DataSet quicksight:CreateDataSet": _sources_of_data,
     "AWS::QuickSight::DataSet quicksight:PassDataSource": _sources_of_data,
     "AWS::QuickSight::Dashboard quicksight:PassDataSet": _data_sets,

@@ -40,18 +40,28 @@ _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 _BELOW_APIS = ("Authorizer", "Authorizers", "Deployment", "Deployments", "Integration", "Integrations")
 _BELOW_APIS += ("Route", "Routes", "Stage", "Stages", "AccessLogSettings")
 
+#: what API Gateway asks for the tags of an HTTP API's stage; not in the reference, but
+#: in the registry's schema and in denials: https://github.com/aws-amplify/amplify-cli/issues/12316
+_STAGE_TAGS = {"apigateway:TagResource", "apigateway:UntagResource"}
+
 
 @functools.cache
 def action_details(action: str) -> dict[str, Any] | None:
     """What the reference says of an action, None when it does not know it."""
     prefix, _, name = action.partition(":")
+    if action in _STAGE_TAGS:
+        keys = ["aws:RequestTag/${TagKey}", "aws:TagKeys"]
+        kinds = [{"name": k, "conditionKeys": [], "required": False} for k in ("Stage", "Stages")]
+        return {"name": name, "conditionKeys": keys, "resourceTypes": kinds}
     try:
         found = _IAM.actions.get_action_details(prefix, name)
     except Exception:
         return None
     if prefix == "apigateway" and name.isupper():
         # the reference has two pages of this prefix; of its methods the package keeps the resources of one
-        others = [{"name": k, "conditionKeys": [], "required": False} for k in ("Api", "Apis", *_BELOW_APIS)]
+        # (a resource of a REST API is made by POST on its parent)
+        names = ("Api", "Apis", "Resource", *_BELOW_APIS)
+        others = [{"name": k, "conditionKeys": [], "required": False} for k in names]
         known = {kind["name"] for kind in found["resourceTypes"]}
         more = [kind for kind in others if kind["name"] not in known]
         found = {**found, "resourceTypes": [*found["resourceTypes"], *more]}
@@ -227,7 +237,8 @@ def with_tags(cloud: Cloud, access: Access) -> Access:
         found = resource_details(access.service, kind["name"])
         forms = (found or {}).get("arn", [])
         if any(
-            _pattern(f).fullmatch(access.resource) for f in ([forms] if isinstance(forms, str) else forms)
+            _pattern(f).fullmatch(access.resource)
+            for f in (forms.split(", ") if isinstance(forms, str) else forms)
         ):
             keys |= {
                 k.partition("/")[0] for k in (found or {}).get("conditionKeys", []) if "ResourceTag/" in k
@@ -244,6 +255,7 @@ def with_tags(cloud: Cloud, access: Access) -> Access:
 def resource_tags(cloud: Cloud, arn: str) -> dict[str, str]:
     """The tags of a resource, whoever keeps it; none for one that is not there."""
     from localaws.hooks import policies
+    from localaws.hooks.apis import tags as api_tags
 
     service = arn.split(":")[2] if arn.count(":") >= 5 else ""
     ours = cloud.services.get({"catalog": "servicecatalog"}.get(service, service))
@@ -251,4 +263,6 @@ def resource_tags(cloud: Cloud, arn: str) -> dict[str, str]:
         return dict(ours.resource_tags(arn))
     if service == "cloudformation":
         return policies.stack_tags(arn)
+    if service == "apigateway":
+        return api_tags(arn)
     return policies.tags_of(arn)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from localaws.cloud import caller_key
 from localaws.errors import AwsError
-from localaws.hooks import policies
+from localaws.hooks import policies, releases
 from localaws.permissions import gate, handlers
 from localaws.permissions.access import Access
 from localaws.permissions.callers import Caller, caller_of, caller_of_role
@@ -184,7 +184,8 @@ class Stacks:
             return physical_id, attributes
 
         def update(physical_id: str, old: dict, new: dict, stack: str, logical_id: str) -> tuple[str, dict]:
-            resource = Resource(kind, logical_id or "", new, str(physical_id), old)
+            policy = releases.update_policy(stack, logical_id) if kind == releases.ALIAS else {}
+            resource = Resource(kind, logical_id or "", new, str(physical_id), old, policy)
             replaced = handlers.replaces(kind, old, new)
             if replaced:
                 self.ask(handlers.making, Resource(kind, logical_id or "", new), stack)
