@@ -9,8 +9,8 @@ import pytest
 
 import compose
 
-# Seven are the model server with its test and the function behind an API. They stand in every project, so that one
-# gets an API by a block of mlops.yml, and changes how it serves in a file that it owns.
+# Seven are the model server with its test and the function behind an API. They are in every project, so that
+# one gets an API by a block of mlops.yml, and changes how it serves in a file that it owns.
 MOST_FILES = 35
 # nobody reads or edits these
 MADE = {"requirements-dev.txt", "containers/requirements.txt", "containers/api/requirements.txt"}

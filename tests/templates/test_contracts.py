@@ -90,7 +90,7 @@ SSM_CONTRACT = {
         /mlops/projects/<id>/users/<user>/association
     """,
 }
-# Likewise in the account of a stage, which is another one: deploy/realtime.yaml finds there what it reads here.
+# Likewise in a stage's account, which is another one: deploy/realtime.yaml finds there what it reads here.
 SSM_OF_STAGES = {
     "accounts/account.yaml": """
         /mlops/infra/tooling-account-id

@@ -526,7 +526,7 @@ def test_a_regression_model_has_no_probability(cloud: Any, monitoring: Any) -> N
         ("EndpointName", 'x", "RoleArn": "arn:aws:iam::1:role/admin', "must be the name of an endpoint"),
         ("BaselineUri", 's3://bucket/a/b/c"}, {"x": "', "must be an S3 URI"),
         ("BaselineUri", "s3://bucket/a", "four folders"),
-        ("CaptureUri", 's3://bucket/a"b', "must be an S3 URI"),
+        ("CaptureUri", 's3://bucket/a"b', "must be empty, or an S3 URI"),
         ("MonitorCodeUri", "s3://bucket/monitor.py", "monitor.pyz"),
         ("MonitorImageUri", 'image:1", "ContainerEntrypoint": ["sh"], "x": "', "must be an image"),
         (
