@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ANCHOR = ROOT / ".venv-bench-serving"
 WORKERS = 2
 CLIENTS = (1, 8, 64)
+NAMES = {"light": "light, 1", "credit": "credit, 1", "batch": "credit, 1,000"}
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")}
 LUA = """
 wrk.method = "POST"
@@ -312,10 +313,9 @@ def table(report: dict[str, Any]) -> str:
         "| model, rows | nginx | clients | stack | requests/s | p50 ms | p99 ms | CPU us | memory MB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    names = {"light": "light, 1", "credit": "credit, 1", "batch": "credit, 1,000"}
     for row in report["rows"]:
         lines.append(
-            f"| {names[row['case']]} | {'yes' if row['nginx'] else 'no'} | {row['clients']} "
+            f"| {NAMES[row['case']]} | {'yes' if row['nginx'] else 'no'} | {row['clients']} "
             f"| {row['stack']} | "
             f"{row['requests_per_second']:,.0f} | {row['p50_ms']:.2f} | {row['p99_ms']:.1f} | "
             f"{row['cpu_us']:,.0f} | {row['memory_mb']:,.0f} |"
@@ -334,19 +334,24 @@ def ratios(rows: list[dict[str, Any]], bare_calls: dict[str, tuple[float, float]
     found: dict[str, float] = {}
     for nginx in sorted({row["nginx"] for row in rows}):
         where = "with nginx" if nginx else "without nginx"
-        ours, anchor = one("light", nginx, 8, "ours"), one("light", nginx, 8, "anchor")
-        found[f"light model, 8 clients, {where}: requests/s of the anchor's"] = (
-            ours["requests_per_second"] / anchor["requests_per_second"]
-        )
-        found[f"light model, 8 clients, {where}: p99 of the anchor's"] = ours["p99_ms"] / anchor["p99_ms"]
-        rate, _ = bare_calls["credit"]
-        found[f"credit pipeline, 8 clients, {where}: requests/s of bare predict calls/s"] = (
-            one("credit", nginx, 8, "ours")["requests_per_second"] / rate
-        )
-        _, cost = bare_calls["batch"]
-        found[f"1,000 rows, {where}: CPU time of bare predict"] = (
-            one("batch", nginx, 1, "ours")["cpu_us"] / 1e6 / cost
-        )
+        if "light" in bare_calls:
+            ours, anchor = one("light", nginx, 8, "ours"), one("light", nginx, 8, "anchor")
+            for name, word in (
+                ("requests_per_second", "requests/s"),
+                ("p99_ms", "p99"),
+                ("cpu_us", "CPU time"),
+            ):
+                found[f"light model, 8 clients, {where}: {word} of the anchor's"] = ours[name] / anchor[name]
+        if "credit" in bare_calls:
+            rate, _ = bare_calls["credit"]
+            found[f"credit pipeline, 8 clients, {where}: requests/s of bare predict calls/s"] = (
+                one("credit", nginx, 8, "ours")["requests_per_second"] / rate
+            )
+        if "batch" in bare_calls:
+            _, cost = bare_calls["batch"]
+            found[f"1,000 rows, {where}: CPU time of bare predict"] = (
+                one("batch", nginx, 1, "ours")["cpu_us"] / 1e6 / cost
+            )
     return {name: round(value, 3) for name, value in found.items()}
 
 
@@ -357,6 +362,7 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=int, default=3, help="of a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cases", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args()
     if not shutil.which("wrk"):
@@ -369,13 +375,14 @@ def main() -> int:
         known = cases(folder)
         calls: dict[str, list[tuple[float, float]]] = {case.name: [] for case in known}
         for nginx in (False, True) if shutil.which("nginx") else (False,):
-            for case in known:
+            for case in (one for one in known if one.name in args.cases):
                 calls[case.name].append(bare(case, args.seconds))
                 rows += rounds(case, nginx, args.rounds, args.seconds, folder)
                 calls[case.name].append(bare(case, args.seconds))
         middle = {
             case: (statistics.median(rate for rate, _ in one), statistics.median(cost for _, cost in one))
             for case, one in calls.items()
+            if one
         }
     report = {
         "cores": os.cpu_count(),
