@@ -407,9 +407,12 @@ def grown(r: Rehearsal, made: story.Project, instances: int = 3) -> str:
 
     def probe() -> str | None:
         found = production(r, made)
-        return f"{found.instances} instances" if found.instances >= instances else None
+        if found.instances >= instances:
+            return f"{found.instances} instances"
+        r.cloud.control("clock", {"advance_seconds": 60})  # alarms of autoscaling look at three minutes
+        return None
 
-    return r.wait(f"{made.endpoint} to have {instances} instances", probe, timeout=120)
+    return r.wait(f"{made.endpoint} to have {instances} instances", probe, timeout=120, every=1.5)
 
 
 def past_staging(r: Rehearsal, made: story.Project, version: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ _EVENT_STATUS = {
     "UpdateRollbackFailed": "UPDATE_ROLLBACK_FAILED",
 }
 #: seconds between two looks at the alarms
-_LOOK = 15
+_LOOK = 30
 
 
 class RolledBack(RuntimeError):
