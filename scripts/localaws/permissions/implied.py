@@ -178,6 +178,10 @@ def _scheduler(cloud: Cloud, operation: str, p: Params) -> Iterator[Access]:
 
 def _dynamodb(cloud: Cloud, operation: str, p: Params) -> Iterator[Access]:
     # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/encryption.usagenotes.html
+    if "RequestItems" in p:  # a call about items of several tables
+        for table in p["RequestItems"]:
+            yield from _dynamodb(cloud, operation, {"TableName": table})
+        return
     name = p.get("TableName", "").rpartition("/")[2]
     context = {"aws__dynamodb__tableName": name, "aws__dynamodb__subscriberId": cloud.account}
     if operation in ("CreateTable", "UpdateTable"):

@@ -56,10 +56,11 @@ class Project:
         self.tags = [{"Key": "sagemaker:project-id", "Value": self.id}]
         ssm, iam, ec2, s3 = (cloud.client(name) for name in ("ssm", "iam", "ec2", "s3"))
         everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
-        places = (("boundary", "/"), ("rails", "/mlops/projects/"))
+        nothing = {"Effect": "Deny", "Action": "sagemaker:CreateEndpoint", "Resource": "*"}
+        places = (("boundary", "/", everything), ("rails", "/mlops/projects/", nothing))
         boundary, rails = (
-            iam.create_policy(PolicyName=cloud.name(n), Path=path, PolicyDocument=document(everything))
-            for n, path in places
+            iam.create_policy(PolicyName=cloud.name(n), Path=path, PolicyDocument=document(statement))
+            for n, path, statement in places
         )
         vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
         infra = {
