@@ -330,6 +330,28 @@ def test_items_are_asked_for_by_their_key_and_need_the_tables_key(cloud):
     assert "kms:Decrypt" in put("mine", items)["cause"]
 
 
+def test_items_of_many_are_asked_for_by_all_their_keys(cloud):
+    name = cloud.name("table")
+    cloud.stack(table(name))
+    arn = f"arn:aws:dynamodb:{cloud.region}:{cloud.account}:table/{name}"
+    own = {
+        "Effect": "Allow", "Action": ["dynamodb:BatchGetItem", "dynamodb:BatchWriteItem"], "Resource": arn,
+        "Condition": {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": "mine#*"}},
+    }  # fmt: skip
+    role = role_of(cloud, own)
+
+    def asked(action: str, what: Any) -> dict[str, Any]:
+        arguments = {"RequestItems": {name: what}}
+        return run(cloud, {"Ask": task(f"aws-sdk:dynamodb:{action}", arguments, End=True)}, role)
+
+    for names, status in (("mine#1", "mine#2"), "SUCCEEDED"), (("mine#1", "theirs"), "FAILED"):
+        keys = [{"id": {"S": one}} for one in names]
+        written = asked("batchWriteItem", [{"PutRequest": {"Item": key}} for key in keys])
+        read = asked("batchGetItem", {"Keys": keys})
+        assert (written["status"], read["status"]) == (status, status), (written, read)
+    assert "dynamodb:BatchGetItem on resource: " + arn in read["cause"]
+
+
 def test_hook_alarm_events(cloud):
     """Each change of an alarm is an event, though the alarm has no action."""
     seen = cloud.listen(source=["aws.cloudwatch"])
