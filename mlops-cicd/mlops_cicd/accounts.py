@@ -66,7 +66,10 @@ def mistakes(project: Project, config: dict[str, Any]) -> Iterator[str]:
         return
     where = " and ".join(f"{stage} is in account {account_of(project, stage)}" for stage in elsewhere)
     if config["inference"]["mode"] == "batch":
-        yield f"inference.mode is batch and {where}: batch jobs work beside the bucket, in its account"
+        yield (
+            f"inference.mode is batch and {where}: allowed with both stages in account {project.account}, "
+            "because batch jobs work beside the bucket: make the project anew, without accounts of stages"
+        )
     if config["deployment"].get("endpoint") == "asynchronous":
         yield (
             f"deployment.endpoint is asynchronous and {where}: allowed there are instances and serverless, "

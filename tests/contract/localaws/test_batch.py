@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from botocore.exceptions import ClientError
 
 CFN = Path(__file__).resolve().parents[3] / "mlops-cfn"
 OWNER = "owner@example.com"
@@ -196,6 +198,46 @@ class Project:
         assert status["State"] == "SUCCEEDED", status
         rows = athena.get_query_results(QueryExecutionId=started)["ResultSet"]["Rows"]
         return [[cell.get("VarCharValue", "") for cell in row["Data"]] for row in rows[1:]]
+
+
+class Loader(yaml.SafeLoader):
+    """Reads templates; of the short forms rules have references only."""
+
+
+Loader.add_constructor("!Ref", lambda loader, node: {"Ref": node.value})
+Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+
+
+@pytest.mark.parametrize(
+    ("mode", "staging", "production", "refused"),
+    [
+        ("batch", "210987654321", "", "Leave StagingAccountId empty"),
+        ("batch", "", "310987654321", "Leave ProductionAccountId empty"),
+        ("batch", "", "", ""),
+        ("realtime", "210987654321", "310987654321", ""),
+    ],
+)
+def test_stages_of_a_batch_project_are_in_its_account(
+    cloud: Any, mode: str, staging: str, production: str, refused: str
+) -> None:
+    template = yaml.load((CFN / "2-smproject.yaml").read_text(), Loader)  # noqa: S506 a SafeLoader
+    given = {"InferenceMode": mode, "StagingAccountId": staging, "ProductionAccountId": production}
+    body = {
+        "Parameters": {name: {"Type": "String", "Default": value} for name, value in given.items()},
+        "Rules": {"BatchIsHere": template["Rules"]["BatchIsHere"]},
+        "Resources": {"Topic": {"Type": "AWS::SNS::Topic"}},
+    }
+
+    def create() -> None:
+        cloud.client("cloudformation").create_stack(
+            StackName=cloud.name("rules"), TemplateBody=json.dumps(body)
+        )
+
+    if not refused:
+        create()
+        return
+    with pytest.raises(ClientError, match=refused):
+        create()
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def test_a_role_that_cannot_be_taken_is_named_with_what_to_do(elsewhere: Project
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"inference": {"mode": "batch"}}, "inference.mode is batch"),
+        ({"inference": {"mode": "batch"}}, f"allowed with both stages in account {TOOLING}"),
         ({"deployment": {"endpoint": "asynchronous"}}, "allowed there are instances and serverless"),
         ({"deployment": {"api": {"auth": "iam"}}}, "deployment.api is set"),
         ({"monitoring": {"engine": "managed"}}, "allowed is processing"),
