@@ -48,6 +48,8 @@ def run(r: Rehearsal) -> None:
         seen = sum(customers(r, project).values())
         r.check(records["data_quality"] == seen, f"data quality judged {records} of {seen} rows")
         r.facts["records"] = records
+        with r.step("the key figures are those of results") as step:
+            step.say(figures(r, project, seen))
         story.run_notebook(r, project, clone, clone / "notebooks/02-monitoring.ipynb")
 
 
@@ -161,6 +163,18 @@ def outcomes(r: Rehearsal, made: story.Project, traffic: drifts.Traffic) -> None
             Body="".join(json.dumps(truth) + "\n" for truth in truths).encode(),
         )
         step.say(f"{len(truths)} outcomes")
+
+
+def figures(r: Rehearsal, made: story.Project, seen: int) -> str:
+    """The project's saved queries count the rows, and those whose outcome is known."""
+    athena, group = story.person(r, made).client("athena"), f"mlops-{made.id}"
+    queries = {one["Name"]: one for one in kpi.saved_queries(athena, group)}
+    days = kpi.ask(r, athena, queries["predictions-per-day"], group)
+    told = kpi.ask(r, athena, queries["predictions-without-ground-truth"], group)
+    counted = sum(int(row["predictions"] or 0) for row in days)
+    known = sum(int(row["with_ground_truth"] or 0) for row in told)
+    r.check((counted, known) == (seen, FILES * ROWS), f"{counted} predictions, {known} outcomes")
+    return f"{counted} predictions, of {known} the outcome is known"
 
 
 # --- what a person does and sees ----------------------------------------------------------------------------
