@@ -33,6 +33,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
         monkeypatch.syspath_prepend(LAMBDA / name)
         spec = importlib.util.spec_from_file_location(f"function_{name}", LAMBDA / name / "index.py")
         module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
         spec.loader.exec_module(module)
         return module
 
