@@ -10,6 +10,7 @@ from typing import Any
 
 import boto3
 import pytest
+import yaml
 from botocore.exceptions import ClientError
 
 from mlops_cicd import render, select
@@ -363,6 +364,21 @@ def test_a_serverless_endpoint_has_no_sizes_and_no_monitors(
     assert found["production"]["ServerlessMemoryMb"] == "4096"
     assert found["production"]["ReleaseShift"] == "ALL_AT_ONCE"
     assert enabled(found["monitoring"]) == []
+
+
+def test_an_asynchronous_endpoint_has_no_monitors_and_its_stack_keeps_a_resource(
+    aws: None, project_dir: Path, tmp_path: Path
+) -> None:
+    edit(project_dir, "deployment:", "deployment:\n  endpoint: asynchronous")
+    edit(project_dir, "data_capture_percentage: 100", "data_capture_percentage: 0")
+    edit(project_dir, "data_quality: {", "data_quality: {enabled: false, ")
+    found = parameters_of(project_dir, tmp_path, Stacks())
+    assert enabled(found["monitoring"]) == []
+    assert found["monitoring"]["CaptureUri"] and found["monitoring"]["SimulatedTraffic"] == "false"
+    for name in ("monitoring", "kpi"):  # CloudFormation makes no stack of nothing
+        text = (ROOT / f"mlops-cfn/deploy/{name}.yaml").read_text()
+        made = yaml.load(text, render.TemplateLoader)["Resources"]  # noqa: S506 - a SafeLoader
+        assert [one for one, resource in made.items() if "Condition" not in resource], name
 
 
 @pytest.mark.parametrize(
