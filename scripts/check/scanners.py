@@ -22,7 +22,7 @@ LEFT_OUT = {
     "I9040": "counts what a template uses",
     "I4010": "wants documentation in a notation of its own",
     "W9002": "takes a parameter's value for a literal in the template, since each launch has its values",
-    "W1001": "a launch's values decide conditions, so what is under the other side of an Fn::If is said to be missing",
+    "W1001": "a launch's values decide conditions, and it says that what they leave out is missing",
     "W2001": "does not see what an UpdatePolicy refers to (1.14.0)",
     "W1028": "a launch's values decide conditions, so one side of each Fn::If is out of reach",
     "E3050": "takes GetAtt of a role's Arn for a Ref (1.14.0)",
