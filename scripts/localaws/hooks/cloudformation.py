@@ -263,9 +263,11 @@ def ask_for_stacks(cloud: Cloud) -> None:
     )
 
     def parameters(original: Callable) -> Callable:
-        def resolve(template: dict, provided: list[dict], *rest: Any) -> dict:
-            ours.ask_parameters(template, provided)
-            return original(template, provided, *rest)
+        def resolve(
+            template: dict, provided: list[dict], previous: dict | None = None, *rest: Any, **more: Any
+        ) -> dict:
+            ours.ask_parameters(template, [_as_before(one, previous or {}) for one in provided])
+            return original(template, provided, previous, *rest, **more)
 
         return resolve
 
@@ -305,6 +307,14 @@ def _with_roles(ours: Any, describe: Callable) -> Callable:
         return status, headers, re.sub(rb"<StackId>([^<]+)</StackId>(?=<StackStatus>)", told, content)
 
     return run
+
+
+def _as_before(provided: dict[str, str], previous: dict[str, Any]) -> dict[str, str]:
+    """A parameter that keeps its previous value, with that: of one from SSM the name, which is read anew."""
+    kept = previous.get(provided.get("Key", ""))
+    if not provided.get("UsePreviousValue") or not isinstance(kept, dict):
+        return provided
+    return {**provided, "Value": kept.get("SsmName", kept.get("Value", ""))}
 
 
 def _under_a_role(ours: Any, action: str, stored: bool, operation: Callable) -> Callable:

@@ -287,6 +287,35 @@ def test_parameters_and_references_are_read_under_the_role(cloud, role):
     assert any("not authorized to perform: ssm:GetParameters" in r for r in cloud.stack_reasons(stack))
 
 
+def test_a_parameter_that_keeps_its_value_is_read_by_its_name(cloud, role):
+    name = f"/{cloud.name('kept')}"
+    cloud.client("ssm").put_parameter(Name=name, Type="String", Value="hello")
+    body = {
+        "Parameters": {
+            "Value": {"Type": "AWS::SSM::Parameter::Value<String>"},
+            "More": {"Type": "String", "Default": "a"},
+        },
+        "Resources": topic(DisplayName={"Fn::Sub": "${Value}${More}"}),
+    }
+    client, stack = cloud.client("cloudformation"), cloud.name("stack")
+    client.create_stack(
+        StackName=stack,
+        TemplateBody=json.dumps(body),
+        Parameters=[{"ParameterKey": "Value", "ParameterValue": name}],
+    )
+    settle(cloud, stack)
+    with pytest.raises(ClientError, match=f"ssm:GetParameters on resource: .*parameter{name}"):
+        client.update_stack(
+            StackName=stack,
+            UsePreviousTemplate=True,
+            Parameters=[
+                {"ParameterKey": "Value", "UsePreviousValue": True},
+                {"ParameterKey": "More", "ParameterValue": "b"},
+            ],
+            RoleARN=role(allow(*TOPIC, *TOPIC_READS)),
+        )
+
+
 def test_custom_resources_call_their_function_under_the_role(cloud, role):
     function = "arn:aws:lambda:us-east-1:123456789012:function:nothing-here"
     custom = {"Mine": {"Type": "Custom::Mine", "Properties": {"ServiceToken": function}}}
