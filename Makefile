@@ -18,8 +18,11 @@ help: ## Show this list
 rehearse: setup ## Run use cases A to G without an AWS account (SCENARIO=name, LIST=1, JSON=1, KEEP=1)
 	@$(REHEARSE)
 
-test: setup ## What continuous integration runs: every scanner and all tests
-	@$(SETUP) oracle && $(MAKE) --no-print-directory check ARGS= && $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+test: setup ## What continuous integration runs: every scanner and the tests
+	@$(SETUP) oracle && $(MAKE) --no-print-directory check ARGS= && $(PY) -m pytest -m "not long" -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-long: setup ## The rehearsals that take many minutes: releases, drift, batch (every night, and before a release)
+	@$(PY) -m pytest -m long tests/rehearsal $(ARGS)
 
 cloud: setup ## Keep the local cloud up for the AWS CLI, boto3 and git (PORT=4566)
 	@exec env $(CLOUD) --port $(PORT) --parent-pid $$PPID
@@ -94,4 +97,4 @@ lock: ## Resolve requirements/*.in and the wheel store's locks anew
 clean: ## Remove build output, environments and caches
 	rm -rf build .venv .venv-localaws .venv-check .venv-bench .cache .pytest_cache .ruff_cache tests/security/oracle/node_modules
 
-.PHONY: help rehearse test cloud setup package publish deploy teardown prepare-account account-test create-project create-user approve retrain statements lint check mutate bench bench-serving format privileges docs lock clean
+.PHONY: help rehearse test test-long cloud setup package publish deploy teardown prepare-account account-test create-project create-user approve retrain statements lint check mutate bench bench-serving format privileges docs lock clean

@@ -12,6 +12,7 @@ import pytest
 
 from rehearse import drifts
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 5  # people get twenty; each takes eight seconds of a core
 
