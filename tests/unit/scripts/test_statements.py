@@ -92,7 +92,7 @@ def evidence(*asked: tuple[str, str], denied: str = "") -> dict[str, Any]:
 def found(tmp_path: Path, recorded: dict[str, Any], root: Path, monkeypatch: Any) -> dict[str, Any]:
     """What ``needed`` makes of it, with the template above."""
     real = templates.statements
-    monkeypatch.setattr(templates, "statements", lambda _: real(root))
+    monkeypatch.setattr(templates, "statements", lambda _, *holding: real(root, *holding))
     (tmp_path / "evidence.json").write_text(json.dumps(recorded))
     return statements.needed(tmp_path / "evidence.json")
 
