@@ -201,6 +201,35 @@ def test_only_the_changed_image_is_rebuilt(registry: None, project_dir: Path, tm
     assert "containers/inference/Dockerfile" in docker.commands[0]
 
 
+def test_the_image_of_an_api_lies_on_the_inference_image(
+    registry: None, project_dir: Path, tmp_path: Path
+) -> None:
+    settings, out = project_dir / "mlops.yml", tmp_path / "images.json"
+    settings.write_text(settings.read_text().replace("deployment:\n", "deployment:\n  api: {auth: iam}\n"))
+    folder = project_dir / "containers/api"
+    folder.mkdir()
+    (folder / "Dockerfile").write_text(
+        "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY src/ /opt/program/\n"
+        'ENTRYPOINT ["python3", "-m", "awslambdaric"]\nCMD ["api.handler"]\n'
+    )
+    docker = Docker()
+    assert build(project_dir, docker, out) == 0
+    written = json.loads(out.read_text())
+    assert list(written) == [*images.IMAGES, "api"]
+    made = docker.commands[-2]
+    assert made[1] == "build" and f"BASE_IMAGE={written['inference']}" in made
+    assert re.fullmatch(re.escape(f"{ECR}/inference:api-") + "[0-9a-f]{16}", made[made.index("-t") + 1])
+    assert written["api"].startswith(f"{ECR}/inference@") and written["api"] != written["inference"]
+    again = Docker()
+    assert build(project_dir, again, out) == 0 and again.commands == []
+
+    path = project_dir / "containers/inference/Dockerfile"
+    path.write_text(path.read_text() + "EXPOSE 8080\n")
+    assert build(project_dir, again, out) == 0
+    built = [command[command.index("-f") + 1] for command in again.commands if command[1] == "build"]
+    assert built == ["containers/inference/Dockerfile", "containers/api/Dockerfile"]
+
+
 def test_a_failing_build_names_the_dockerfile_and_its_last_lines(
     registry: None, project_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
