@@ -16,7 +16,7 @@ import pytest
 from deciders import Question, engine
 from house_rules import CFN, load
 from stack_model import ACCOUNT, REGION, StackModel, parameters_written
-from test_launch_roles import PROJECT, Asked, World, parameters_read, questions, world
+from test_launch_roles import PROJECT, Asked, World, _names, parameters_read, questions, world
 
 from localaws.permissions import handlers
 from localaws.permissions.access import Access
@@ -124,6 +124,11 @@ def asked() -> tuple[Asked, ...]:
 
 def allowed(some: list[Asked], statements: list[dict[str, Any]]) -> list[bool]:
     """Whether each question is allowed by these statements, under the boundary."""
+    return decided([(one, statements) for one in some])
+
+
+def decided(some: list[tuple[Asked, list[dict[str, Any]]]]) -> list[bool]:
+    """Whether each question is allowed by the statements beside it, under the boundary."""
     made, _ = stacks()
     _, boundary, me = role()
     ask = [
@@ -131,7 +136,7 @@ def allowed(some: list[Asked], statements: list[dict[str, Any]]) -> list[bool]:
             one.name, me["arn"], one.access.action, one.access.resource, ACCOUNT, one.access.context,
             statements, boundary, resource_policy=made.key_policies.get(one.access.resource),
         )
-        for one in some
+        for one, statements in some
     ]  # fmt: skip
     return [answer.allowed for answer in engine(ask)]
 
@@ -148,11 +153,14 @@ def test_each_statement_is_needed() -> None:
     every, (found, _, _) = list(asked()), role()
     allows = [sid for sid, statement in found.items() if statement["Effect"] == "Allow"]
     own = [sid for sid in allows if "." not in sid or sid.startswith("ApiDeployPolicy.")]
-    idle = []
+    pairs = []
     for sid in own:
         rest = [statement for other, statement in found.items() if other != sid]
-        if all(allowed(every, rest)):
-            idle.append(sid)
+        # of the others it cannot change the answer
+        pairs += [(sid, one, rest) for one in every if _names(found[sid], one.access.action)]
+    answers = decided([(one, rest) for _, one, rest in pairs])
+    needed = {sid for (sid, _, _), yes in zip(pairs, answers, strict=True) if not yes}
+    idle = set(own) - needed
     # no handlers' calls: SageMaker asks them of who makes an endpoint with a key, and from a package
     # and Application Auto Scaling, which lists all alarms of the account before it makes its own; Lambda
     # pulls a function's image for who makes it
