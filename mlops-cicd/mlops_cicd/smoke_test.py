@@ -36,7 +36,6 @@ from .staging.client import AsynchronousClient, Client, Counted, RealtimeClient,
 from .staging.report import console_url, prefix, write
 from .staging.sample import Sample, load_sample
 
-DEFAULTS = {"latency_ms": 2000, "load_seconds": 60, "load_clients": 4}  # deployment.tests in mlops.yml
 FEW = 5  # requests one after the other in production, and of an asynchronous endpoint
 
 
@@ -55,12 +54,12 @@ class Subject:
     @property
     def kind(self) -> str:
         """instances, serverless or asynchronous."""
-        return self.config["deployment"].get("endpoint", "instances")
+        return self.config["deployment"]["endpoint"]
 
     @property
     def wanted(self) -> dict[str, Any]:
         """deployment.tests of mlops.yml."""
-        return DEFAULTS | (self.config["deployment"].get("tests") or {})
+        return self.config["deployment"]["tests"]
 
     @property
     def budget(self) -> float | None:
@@ -75,8 +74,8 @@ class Subject:
     @property
     def clients(self) -> int:
         """How many ask at once: more than a serverless endpoint takes would only be turned away."""
-        most = (self.config["deployment"].get("serverless") or {}).get("max_concurrency", 5)
-        clients = int(self.wanted["load_clients"])
+        most = self.config["deployment"]["serverless"]["max_concurrency"]
+        clients = self.wanted["load_clients"]
         return min(clients, most) if self.kind == "serverless" else clients
 
 
@@ -150,11 +149,11 @@ def connect(
     session: Any, project: Project, config: dict[str, Any], stage: str, run: str, clock: Callable[[], float]
 ) -> Client:
     """The client of the stage's endpoint."""
-    endpoint, tests = project.resource(stage), DEFAULTS | (config["deployment"].get("tests") or {})
-    settings = no_retries(int(tests["load_clients"]) + 2)
+    endpoint = project.resource(stage)
+    settings = no_retries(config["deployment"]["tests"]["load_clients"] + 2)
     there = accounts.stage_session(session, project, stage)
     runtime, ids = there.client("sagemaker-runtime", config=settings), Counted(run)
-    if config["deployment"].get("endpoint") == "asynchronous":
+    if config["deployment"]["endpoint"] == "asynchronous":
         return AsynchronousClient(
             runtime,
             session.client("s3"),
