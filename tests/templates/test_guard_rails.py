@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from deciders import Question, engine
+from house_rules import CFN
 from stack_model import ACCOUNT, REGION, StackModel
 from test_launch_roles import PROJECT, USER, world
 
@@ -126,6 +127,75 @@ def test_models_stay_inside(role: str) -> None:
     for fault in ("outside any VPC", "in another subnet", "in another security group"):
         context = {**faulty(fault), **tags}
         assert decision(role, "sagemaker:CreateModel", model, context) == "ExplicitlyDenied", fault
+
+
+@cache
+def ceiling(serverless: str, account: str = "") -> list[dict[str, Any]]:
+    """The boundary of the platform, or of another account, that allows serverless endpoints or does not."""
+    if account:
+        given = {"ToolingAccountId": ACCOUNT, "S3PrefixListId": "pl-63a5400a"}
+        path, own = CFN / "accounts/account.yaml", {**given, "ServerlessEndpoints": serverless}
+        stack = StackModel(path, "mlops-account", own)
+    else:
+        infra = world()[1]
+        given = {**infra.parameters, "ServerlessEndpoints": serverless}
+        stack = StackModel(infra.path, infra.name, given, infra.ssm, infra.tags, infra.nested)
+        stack = stack.child("Identity")
+    return stack.properties("PermissionsBoundary")["PolicyDocument"]["Statement"]
+
+
+def under(limit: list[dict[str, Any]], role: str, action: str, context: dict[str, Any]) -> str:
+    """What a boundary leaves of a role that may do everything."""
+    everything = [{"Effect": "Allow", "Action": "*", "Resource": "*"}]
+    resource = f"{SAGEMAKER}:model/x" if action.startswith("sagemaker") else role
+    question = Question(action, role, action, resource, ACCOUNT, context, everything, limit)
+    return engine([question])[0].decision
+
+
+ROLES = f"arn:aws:iam::{ACCOUNT}:role/mlops"
+
+
+@pytest.mark.parametrize("name", ["SC-1-pp-x-Identity-1ABC-DeployRole-0123", "SC-1-pp-x-Identi-01234", "a"])
+def test_only_the_tagged_role_makes_models_outside_a_vpc_and_only_where_the_platform_says(name: str) -> None:
+    """Whatever CloudFormation calls it: a tag tells the role, and its name is nothing."""
+    (tag,) = (t for t in identity().properties("DeployRole")["Tags"] if t["Key"] == "mlops:deploys")
+    tagged, role = {f"aws:PrincipalTag/{tag['Key']}": tag["Value"]}, f"{ROLES}/projects/{name}"
+    call = "sagemaker:CreateModel"
+    assert under(ceiling("true"), role, call, tagged) == "Allowed"
+    assert under(ceiling("true"), role, call, {}) == "ExplicitlyDenied"
+    other = {"aws:PrincipalTag/mlops:deploys": "other"}
+    assert under(ceiling("true"), role, call, other) == "ExplicitlyDenied"
+    assert under(ceiling("false"), role, call, tagged) == "ExplicitlyDenied"
+    others = [r for _, r in world()[2].resources() if r.type == "AWS::IAM::Role" and "mlops:deploys" in
+              {t["Key"] for t in r.properties.get("Tags", [])}]  # fmt: skip
+    assert [r.logical_id for r in others] == ["DeployRole"]
+
+
+@pytest.mark.parametrize("action", ["iam:CreateRole", "iam:TagRole", "iam:UntagRole", "sts:TagSession"])
+def test_no_role_of_a_project_gives_the_tag(action: str) -> None:
+    limit = {"iam:PermissionsBoundary": f"arn:aws:iam::{ACCOUNT}:policy/mlops/boundary/x"}
+    context = {**limit, "aws:TagKeys": ["harmless", "mlops:deploys"]}
+    role, launch = f"{ROLES}/projects/any", f"{ROLES}/platform/launch"
+    assert under(ceiling("true"), role, action, context) == "ExplicitlyDenied"
+    wanted = "ImplicitlyDenied" if action == "sts:TagSession" else "Allowed"  # trust too
+    assert under(ceiling("true"), role, action, {**limit, "aws:TagKeys": ["harmless"]}) == wanted
+    assert under(ceiling("true"), launch, action, context) == wanted
+
+
+@pytest.mark.parametrize(
+    ("role", "serverless", "wanted"),
+    [
+        (f"{PROJECT}-stacks", "true", "Allowed"),
+        (f"{PROJECT}-stacks", "false", "ExplicitlyDenied"),
+        (f"{PROJECT}-deliver", "true", "ExplicitlyDenied"),
+        (f"{PROJECT}-model", "true", "ExplicitlyDenied"),
+    ],
+)
+def test_models_outside_a_vpc_in_the_account_of_a_stage(role: str, serverless: str, wanted: str) -> None:
+    limit = ceiling(serverless, account="stage")
+    assert under(limit, f"{ROLES}/projects/mlops-{role}", "sagemaker:CreateModel", {}) == wanted
+    inside = {"sagemaker:VpcSubnets": ["subnet-0fffffffffffffff0"]}
+    assert under(limit, f"{ROLES}/projects/mlops-{role}", "sagemaker:CreateModel", inside) == "Allowed"
 
 
 def test_endpoints_and_transforms_use_the_projects_models_only() -> None:
