@@ -398,7 +398,7 @@ def rehearse(
         cloud.stop()
 
 
-def keep_evidence(r: Rehearsal) -> None:
+def keep_evidence(r: Rehearsal, name: str = "evidence.json") -> None:
     """Write what IAM was asked (role, action, resource, keys), what it denied, and when each step ran.
 
     The reports of least privilege and the tests of single statements read it.
@@ -411,6 +411,6 @@ def keep_evidence(r: Rehearsal) -> None:
         for step in case.steps
     ]
     began = time.time() - (time.monotonic() - r.began)
-    found = {name: r.cloud.control(name) for name in ("questions", "policies", "denials")}
+    found = {kind: r.cloud.control(kind) for kind in ("questions", "policies", "denials")}
     text = json.dumps({"scenario": r.name, "began": began, "steps": steps, **found}, indent=1)
-    (r.folder / "evidence.json").write_text(text)
+    (r.folder / name).write_text(text)
