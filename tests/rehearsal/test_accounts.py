@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from rehearse.scenarios import accounts
 from statements import __main__ as statements
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +38,8 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def needed(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Statements without which something of the scenario is denied."""
-    return statements.needed(Path(result["report"]).parent / "evidence.json", statements.templates.ELSEWHERE)
+    evidence = Path(result["report"]).parent / accounts.EVIDENCE
+    return statements.needed(evidence, statements.templates.ELSEWHERE)
 
 
 @pytest.mark.parametrize("row", ASKED, ids=[row["statement"] for row in ASKED])
