@@ -310,6 +310,7 @@ def summary(facts: dict[str, Any]) -> dict[str, Any]:
         found["mails"] = [mail["subject"] for mail in notices]
     if tables := facts.get("tables"):
         found["tables"] = tables
+    found |= {name: facts[name] for name in ("stopped", "records") if name in facts}  # of batch inference
     if left := facts.get("left"):
         found["left"] = {kind: len(items) for kind, items in left.items()}
     return found

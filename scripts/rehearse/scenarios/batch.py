@@ -1,5 +1,5 @@
 """A batch project: uploaded files are scored by the approved version, each row is seen once whatever is
-stopped in between, what cannot be scored is told, and the monitors judge what readers see.
+stopped in between, and the monitors and key figures are of what readers see.
 """
 
 from __future__ import annotations
@@ -7,7 +7,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -37,7 +36,6 @@ def run(r: Rehearsal) -> None:
     with r.use_case("F", "score files"):
         uploads(r, project, source, traffic)
         stopped(r, project, source)
-        refused(r, project)
     with r.use_case("G", "monitor what was scored"):
         outcomes(r, project, traffic)
         with r.step("the monitors judge the published results") as step:
@@ -50,7 +48,6 @@ def run(r: Rehearsal) -> None:
         r.facts["records"] = records
         with r.step("the key figures are those of results") as step:
             step.say(figures(r, project, seen))
-        story.run_notebook(r, project, clone, clone / "notebooks/02-monitoring.ipynb")
 
 
 def roll_out(r: Rehearsal, made: story.Project, version: dict[str, Any]) -> None:
@@ -114,35 +111,6 @@ def stopped(r: Rehearsal, made: story.Project, source: drifts.Source) -> None:
         r.check(after[job] == "Stopped" and len(after) == 2, f"the jobs are {after}")
         r.facts["stopped"] = after
         step.say(f"{job} was stopped; another one did its work")
-    with r.step("a new version of a file replaces its rows") as step:
-        upload(r, made, "late.csv", [["latest", *source.rows[2]]])
-        r.wait("the new rows", lambda: "latest" in customers(r, made) or None, timeout=90)
-        seen = customers(r, made)
-        r.check(seen["latest"] == 1 and not seen["late"] and not seen["later"], "old rows are still seen")
-        step.say("two rows became one")
-
-
-def refused(r: Rehearsal, made: story.Project) -> None:
-    """A file with a bad row is set aside with the reason, and the owner is told."""
-    with r.step("a file that cannot be scored is told with its reason") as step:
-        good = story.person(r, made).client("s3").get_object(
-            Bucket=made.settings["bucket-name"], Key=f"{INPUT}late.csv"
-        )["Body"].read().decode()  # fmt: skip
-        number = monitoring.traffic_of(r, made).features.index("age") + 1
-        (row,) = csv.reader(io.StringIO(good))
-        row[number] = "old"
-        upload(r, made, "bad.csv", [row])
-
-        def told() -> dict[str, Any] | None:
-            found = [
-                m for m in story.mails(r, story.OWNER_EMAIL) if "not scored in production" in m["subject"]
-            ]
-            return found[-1] if found else None
-
-        mail = r.wait("a mail to the owner", told, timeout=90)
-        r.check("bad.csv" in mail["body"] and "age" in mail["body"], f"the mail says {mail['body']}")
-        r.facts["refused"] = mail["body"]
-        step.say(re.search(r"bad\.csv: (.*)", mail["body"])[1])
 
 
 def outcomes(r: Rehearsal, made: story.Project, traffic: drifts.Traffic) -> None:
