@@ -34,6 +34,7 @@ def run_under_roles(cloud: Cloud) -> None:
         arn = f"arn:{cloud.partition}:sts::{account}:assumed-role/{role}/{name}"
         sts.register_session(key, {"Arn": arn, "UserId": f"{role}:{name}", **keys})
         cloud.session_keys[key] = {"lambda:SourceFunctionArn": config["FunctionArn"]}
+        cloud.networks.pop(key, None)  # it is not where its caller is
         if network := network_of(cloud.at(account), config.get("VpcConfig"), "function"):
             cloud.networks[key] = network
         return {

@@ -102,7 +102,7 @@ class World:
         common = {"VpcId": vpc, "VpcEndpointType": "Interface", "PrivateDnsEnabled": True}
         common |= {"SubnetIds": [self.subnet], "SecurityGroupIds": [self.group]}
         made = {}
-        for name in ("sagemaker.runtime", "execute-api"):
+        for name in ("sagemaker.runtime", "execute-api", "lambda"):
             service = f"com.amazonaws.{self.cloud.region}.{name}"
             answer = ec2.create_vpc_endpoint(ServiceName=service, **common)
             made[name] = answer["VpcEndpoint"]["VpcEndpointId"]
@@ -121,6 +121,9 @@ class World:
         sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
         found = lambda: sagemaker.describe_endpoint(EndpointName=name)["EndpointStatus"]  # noqa: E731
         self.cloud.wait(lambda: found() == "InService", 60, name)
+
+    def inside(self) -> dict[str, list[str]]:
+        return {"SubnetIds": [self.subnet], "SecurityGroupIds": [self.group]}
 
     def check(self) -> str:
         variables = {"PROJECT_ID": PROJECT, "BUCKET_NAME": self.bucket}
@@ -242,6 +245,34 @@ def test_who_gets_in_and_what_comes_back(world: World) -> None:
     assert (status, json.loads(text)) == (415, {"error": "image/png is not supported"})
 
 
+def test_a_role_is_let_in_by_its_policies_and_its_own_secret(world: World, cloud: Any) -> None:
+    iam, sts, name = cloud.client("iam"), cloud.client("sts"), cloud.name("shop")
+    trust = {"Effect": "Allow", "Principal": {"AWS": cloud.account}, "Action": "sts:AssumeRole"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [{"Sid": "x", **trust}]})
+    role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=document)["Role"]["Arn"]
+    found = sts.assume_role(RoleArn=role, RoleSessionName="shop")["Credentials"]
+    keys = (found["AccessKeyId"], found["SecretAccessKey"], found["SessionToken"])
+    assert world.call(keys=keys)[0] == 403
+    arn = cloud.outputs(world.stack)["ApiArn"]
+    call = {"Sid": "x", "Effect": "Allow", "Action": "execute-api:Invoke", "Resource": arn}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [call]})
+    iam.put_role_policy(RoleName=name, PolicyName="call", PolicyDocument=policy)
+    assert world.call(keys=keys)[::2] == (200, "0.250000\n")
+    assert world.call(keys=(keys[0], "wrong", keys[2]))[0] == 403
+
+
+def test_the_pipelines_test_inside_has_it_asked_from_outside(world: World, cloud: Any) -> None:
+    ask = f"""
+import boto3
+def handler(event, context):
+    asked = {{"FunctionName": "mlops-{PROJECT}-api-check", "Payload": b'{{"task": "api"}}'}}
+    return boto3.client("lambda").invoke(**asked)["Payload"].read().decode()
+"""
+    name = world.function(cloud.name("build"), "ask.handler", {"ask.py": ask}, VpcConfig=world.inside())
+    said = json.loads(cloud.client("lambda").invoke(FunctionName=name)["Payload"].read())
+    assert "with no proof 403, with a forged proof 403; 3 requests answered" in said
+
+
 def test_the_access_log_has_no_payload(world: World, cloud: Any) -> None:
     world.call(b"0.125,secret\n", keys=ROOT_KEYS)
     logs = cloud.client("logs")
@@ -344,8 +375,7 @@ def handler(event, context):
     unsigned, signed = index.call({url!r}, question), index.call({url!r}, question, signed=True)
     return [unsigned.status, signed.status, signed.text]
 """
-    inside = {"SubnetIds": [world.subnet], "SecurityGroupIds": [world.group]}
-    name = world.function(cloud.name("inside"), "ask.handler", {"ask.py": ask}, VpcConfig=inside)
+    name = world.function(cloud.name("inside"), "ask.handler", {"ask.py": ask}, VpcConfig=world.inside())
     answer = cloud.client("lambda").invoke(FunctionName=name)
     said = json.loads(answer["Payload"].read())
     assert said == [403, 200, "0.500000\n"], said[2]
