@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import pytest
 import yaml
 
 from rehearse.scenarios import accounts
+from rehearsed import rehearsed, table
 from statements import __main__ as statements
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,16 +21,7 @@ ASKED = [row for row in GRANTS if "not_in_the_scenario" not in row and row not i
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The last line of `make rehearse SCENARIO=accounts JSON=1`."""
-    folder = tmp_path_factory.mktemp("accounts")
-    env = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "AWS_"))
-    }
-    command = ["make", "--no-print-directory", "rehearse", "SCENARIO=accounts", "JSON=1"]
-    command += [f"ARGS=--folder {folder}"]
-    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, timeout=1200)
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["passed"] is True, json.dumps(found.get("failure"), indent=2)
-    return found
+    return rehearsed("accounts", tmp_path_factory.mktemp("accounts"))
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +38,17 @@ def test_without_the_grant_this_is_denied(needed: dict[str, dict[str, Any]], row
 
 def test_releases_without_a_grant_failed_and_said_which(result: dict[str, Any]) -> None:
     """Three live ones: the scenario itself checks that the message has action, principal and resource."""
-    table, _ = result["facts"]["tables"]
-    assert [row[0] for row in table["rows"]] == [
+    refused = table(result, "Releases without a grant")["rows"]
+    assert [row[0] for row in refused] == [
         "StagingReadsArtifacts",
         "StagingOpensArtifacts",
         "StagingMakesModels",
     ]
-    assert all("is not authorized to perform" in row[1] for row in table["rows"])
+    assert all("is not authorized to perform" in row[1] for row in refused)
 
 
 def test_alarms_without_a_grant_were_not_heard(result: dict[str, Any]) -> None:
-    _, table = result["facts"]["tables"]
-    taken_away = {row[0] for row in table["rows"]}
+    taken_away = {row[0] for row in table(result, "Alarms without a grant")["rows"]}
     assert taken_away == {row["statement"].rpartition("/")[2] for row in ALARMS}
     assert len(taken_away) == 4
 

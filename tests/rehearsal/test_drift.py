@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rehearse import drifts
+from rehearsed import rehearsed, table
 
 pytestmark = pytest.mark.long
-ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 5  # people get twenty; each takes eight seconds of a core
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The last line of `make rehearse SCENARIO=drift JSON=1`."""
-    folder = tmp_path_factory.mktemp("drift")
-    env = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "AWS_"))
-    }
-    command = ["make", "--no-print-directory", "rehearse", "SCENARIO=drift", "JSON=1"]
-    command += [f"ARGS=--folder {folder} --seeds {SEEDS}"]
-    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, timeout=1200)
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["passed"] is True, json.dumps(found.get("failure"), indent=2)
-    return found
+    return rehearsed("drift", tmp_path_factory.mktemp("drift"), f"--seeds {SEEDS}")
 
 
 def test_exactly_the_right_monitors_fired(result: dict[str, Any]) -> None:
@@ -43,9 +30,9 @@ def test_each_monitor_that_fired_was_told_once(result: dict[str, Any]) -> None:
 
 
 def test_the_rates_are_stated_for_every_kind_of_hour_and_monitor(result: dict[str, Any]) -> None:
-    (table,) = result["facts"]["tables"]
-    assert table["head"] == ["hour", *drifts.KINDS]
-    assert [row[0] for row in table["rows"]] == list(drifts.EXPECTED)
-    assert all(cell.endswith(f" of {SEEDS}") for row in table["rows"] for cell in row[1:])
-    assert "False alarm rate" in table["lead"]
-    assert "miss rate" in table["lead"]
+    rates = table(result, "How often each monitor fired")
+    assert rates["head"] == ["hour", *drifts.KINDS]
+    assert [row[0] for row in rates["rows"]] == list(drifts.EXPECTED)
+    assert all(cell.endswith(f" of {SEEDS}") for row in rates["rows"] for cell in row[1:])
+    assert "False alarm rate" in rates["lead"]
+    assert "miss rate" in rates["lead"]

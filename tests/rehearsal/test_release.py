@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rehearsed import rehearsed, table
+
 pytestmark = pytest.mark.long
-ROOT = Path(__file__).resolve().parents[2]
 ROLLED_BACK = ("model that answers 500", "model that is slow")
 UNHARMED = (
     "good release",
@@ -28,17 +25,9 @@ UNHARMED = (
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The rows of the table of releases, by title, as `make rehearse SCENARIO=release JSON=1` tells them."""
-    folder = tmp_path_factory.mktemp("release")
-    env = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "AWS_"))
-    }
-    command = ["make", "--no-print-directory", "rehearse", "SCENARIO=release", "JSON=1"]
-    command += [f"ARGS=--folder {folder}"]
-    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, timeout=1200)
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["passed"] is True, json.dumps(found.get("failure"), indent=2)
-    table = next(one for one in found["facts"]["tables"] if one["title"].startswith("Releases"))
-    return {row[0]: dict(zip(table["head"], row, strict=True)) for row in table["rows"]}
+    found = rehearsed("release", tmp_path_factory.mktemp("release"))
+    shown = table(found, "Releases")
+    return {row[0]: dict(zip(shown["head"], row, strict=True)) for row in shown["rows"]}
 
 
 def test_every_case_was_told(cases: dict[str, dict[str, Any]]) -> None:
