@@ -137,7 +137,7 @@ def test_waiting_ends_with_a_sentence() -> None:
 
 def test_each_scenario_says_what_it_shows() -> None:
     found = engine.available()
-    assert {"full", "broken-commits", "approvals", "two-projects"} <= set(found)
+    assert {"api", "full", "broken-commits", "approvals", "two-projects"} <= set(found)
     assert all(description.endswith(".") for description in found.values())
     assert all(callable(engine.load(name).run) for name in found)
 
