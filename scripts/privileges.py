@@ -92,7 +92,8 @@ def roles_of(templates: Iterable[Path]) -> dict[tuple[str, str], Role]:
             for policy in properties.get("Policies", []):
                 role.granted |= set(grants(policy["PolicyDocument"]))
             for arn in properties.get("ManagedPolicyArns", []):
-                role.granted |= set(grants(resources[arn["Ref"]]["Properties"]["PolicyDocument"]))
+                if arn["Ref"] in resources:  # what comes from elsewhere are the guard rails, which only deny
+                    role.granted |= set(grants(resources[arn["Ref"]]["Properties"]["PolicyDocument"]))
         for resource in resources.values():
             if resource["Type"] in ("AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"):
                 for attached in resource["Properties"].get("Roles", []):
