@@ -240,14 +240,14 @@ def test_an_instance_that_dies_takes_only_what_it_had(hosting: Hosting) -> None:
         ]
         return sorted(sum("model says" in e["message"] for e in events) for events in lines)
 
-    hosting.cloud.wait(lambda: starts() == [1, 1], 10, "an instance, a stream")
+    hosting.cloud.wait(lambda: starts() == [1, 1], 40, "an instance, a stream")
     with hosting.load(name, clients=1) as load:
-        hosting.cloud.wait(lambda: sum(load.answers.values()) > 5, 10)
+        hosting.cloud.wait(lambda: sum(load.answers.values()) > 5, 30)
         with pytest.raises(ClientError, match="ModelError.*closed the connection"):
             hosting.ask(name, "die")
         heard = sum(load.answers.values())
-        hosting.cloud.wait(lambda: sum(load.answers.values()) > heard + 10, 20)
-        hosting.cloud.wait(lambda: starts() == [1, 2], 20, "the instance is back")
+        hosting.cloud.wait(lambda: sum(load.answers.values()) > heard + 10, 40)
+        hosting.cloud.wait(lambda: starts() == [1, 2], 40, "the instance is back")
     assert len(load.failures) <= 1, load.failures
 
 
