@@ -196,12 +196,15 @@ class Releases:
             self.r.check(status == "UPDATE_ROLLBACK_COMPLETE", f"{self.caller.stack} is {status}", reasons)
             deployment = any("CodeDeploy" in reason for reason in reasons)
             self.r.check(deployment, "no reason of the stack names CodeDeploy's deployment", reasons)
+            found = self.checked()
+            seen = any("golden rows as CSV: another answer" in line for line in found)
+            self.r.check(seen, "the check did not see that the answers differ", found[-4:])
 
     def alarmed(self) -> None:
         """An image without a fault, and an alarm that goes off while a tenth of the callers have it."""
 
         def ring() -> None:
-            self.r.wait("the canary", lambda: self.alias()[1] or None, timeout=60, every=0.1)
+            self.r.wait("the canary", self.canary, timeout=60, every=0.1)
             cloudwatch, alarm = self.admin.client("cloudwatch"), self.alarm("ServerErrors")
             why = "the operator saw something that the metrics do not show"
             cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason=why)
@@ -274,6 +277,12 @@ class Releases:
         status = account.stack_status(self.admin.client("cloudformation"), self.caller.stack)
         return status, [str(one.get("ResourceStatusReason")) for one in failed]
 
+    def checked(self) -> list[str]:
+        """What the function said that tries releases."""
+        group = f"/aws/lambda/{self.caller.stack}-check"
+        pages = self.admin.client("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
+        return [event["message"].strip() for page in pages for event in page["events"]]
+
     def alarm(self, logical_id: str) -> str:
         """An alarm's name, as CloudFormation gave it."""
         found = self.admin.client("cloudformation").describe_stack_resource(
@@ -287,6 +296,14 @@ class Releases:
         return found["FunctionVersion"], (found.get("RoutingConfig") or {}).get(
             "AdditionalVersionWeights", {}
         )
+
+    def canary(self) -> dict[str, float] | None:
+        """The shares of callers with another version, once there are some."""
+        status, reasons = self.told()
+        self.r.check(
+            "ROLLBACK" not in status, f"{self.caller.stack} is {status}", reasons + self.checked()[-3:]
+        )
+        return self.alias()[1] or None
 
     def observed(self, step: Step, title: str, act: Callable[[], str], moves: bool) -> None:
         """Do it while callers call; none of them may notice."""

@@ -322,18 +322,25 @@ def cloudwatch(cloud: Cloud, request: Request) -> list[Access] | None:
 
 
 def lambda_(cloud: Cloud, request: Request) -> list[Access] | None:
-    """Functions by name, partial or whole ARN."""
+    """Functions by name, partial or whole ARN; what invokes a version or an alias is asked for that one's ARN.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/lambda-api-permissions-ref.html
+    """
     params = dict(request.params)
     name = params.pop("FunctionName", None)
     if name:
-        bare = name.split(":function:")[-1].partition(":")[0]
+        bare, _, qualifier = name.split(":function:")[-1].partition(":")
         action = {"Invoke": "InvokeFunction"}.get(request.operation, request.operation)
         from localaws.permissions import mapping
 
         keep = {k: v for k, v in params.items() if k in ("Tags", "TagKeys")}
-        return mapping.generic(
+        asked = mapping.generic(
             cloud, f"lambda:{action}", {**keep, "FunctionArn": cloud.arn("lambda", f"function:{bare}")}
         )
+        qualifier = qualifier or params.get("Qualifier", "")
+        if action == "InvokeFunction" and qualifier:
+            return [Access(a.action, f"{a.resource}:{qualifier}", a.context) for a in asked]
+        return asked
     return None
 
 
