@@ -322,7 +322,7 @@ def cloudwatch(cloud: Cloud, request: Request) -> list[Access] | None:
 
 
 def lambda_(cloud: Cloud, request: Request) -> list[Access] | None:
-    """Functions by name, partial or whole ARN; what invokes a version or an alias is asked for that one's ARN.
+    """Functions by name, partial or whole ARN; who invokes a version or an alias is asked for that ARN.
 
     https://docs.aws.amazon.com/lambda/latest/dg/lambda-api-permissions-ref.html
     """
