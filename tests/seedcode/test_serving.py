@@ -754,6 +754,34 @@ print(seen, server.largest_body() >> 20)
     assert done.stdout.strip() == f"{seen} 100", done.stdout + done.stderr
 
 
+def test_a_signal_belongs_to_the_server_while_rows_are_read(
+    project: Path, model: Path, rows: list[bytes], run: Callable
+) -> None:
+    """A stop neither fails the request that is being read nor gets lost: Arrow by itself would do both."""
+    script = f"""
+import os, signal, sys, threading
+from pathlib import Path
+sys.path.insert(0, "src")
+import inference
+heard, model = [], inference.load_model(Path({str(model)!r}))
+signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+body, ended = {b"".join(rows)!r} * 20, threading.Event()
+def send():
+    while not ended.wait(0.002):
+        os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=send).start()
+try:
+    for _ in range(30):
+        assert len(inference.read_csv(body, model)) == {20 * len(rows)}
+finally:
+    ended.set()
+assert len(heard) > 20, heard
+"""
+    (path := project / "signals.py").write_text(script)
+    done = run(path, cwd=project)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_fast_and_the_exact_way_to_read_rows_agree(project: Path, run: Callable) -> None:
     done = run(AGREE, 20261121, 2500, cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
