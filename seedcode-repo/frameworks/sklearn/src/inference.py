@@ -31,8 +31,8 @@ TRUSTED_TYPES = [
     "sklearn.tree._tree.Tree",
 ]
 
-# A server is asked to stop by SIGTERM. Arrow would take that as "cancel what you read", fail the request that is under way,
-# and keep the signal from the server.
+# A server is asked to stop by SIGTERM. Arrow would take that as "cancel what you read", fail the request that
+# is under way, and keep the signal from the server.
 pa.enable_signal_handlers(False)
 
 # Letters, digits, and what stands between them; all bytes of other languages' letters are left to to_frame.
