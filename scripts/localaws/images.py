@@ -173,7 +173,8 @@ def read(cloud: Place, reference: Reference) -> tuple[str, dict[str, Any], dict[
         )
     if status == 404:
         raise ImageError(
-            f"manifest for {reference.registry}/{reference.repository}:{reference.name} not found: "
+            f"manifest for {reference.registry}/{reference.repository}{'@' if reference.digest else ':'}"
+            f"{reference.name} not found: "
             f"{_message(body)}"
         )
     _expect(status, body, (200,), reference)

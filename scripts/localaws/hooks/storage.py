@@ -27,6 +27,8 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.ecr:_find_image",
         "ministack.services.ecr:_repositories",
         "ministack.services.ecr:_registry_id",
+        "ministack.services.ecr:_put_image",
+        "ministack.services.ecr:_manifest_blobs",
     ),
     "registry_tokens": ("ministack.services.ecr:_get_authorization_token",),
 }
@@ -78,10 +80,21 @@ def _encryption(rule: dict) -> bytes:
 
 
 def images_are_told() -> None:
-    """Let DescribeImages refuse an image that is not there (ministack leaves it out) and tell sizes."""
+    """Let DescribeImages refuse an image that is not there (ministack leaves it out) and tell sizes.
+
+    And let the registry give out, by its digest, what PutImage has put (ministack knows it by its tag only).
+    """
     from ministack.services import ecr
 
-    original = ecr._describe_images
+    original, put_image = ecr._describe_images, ecr._put_image
+
+    def put(data: dict) -> Any:
+        status, headers, body = triple(put_image(data))
+        if status == 200:
+            digest = json.loads(body)["image"]["imageId"]["imageDigest"]
+            manifests = ecr._manifest_blobs.setdefault(data["repositoryName"], {})
+            manifests[digest] = data["imageManifest"].encode()
+        return status, headers, body
 
     def describe(data: dict) -> Any:
         name = data.get("repositoryName", "")
@@ -105,7 +118,7 @@ def images_are_told() -> None:
             )
         return status, headers, json.dumps(document).encode()
 
-    ecr._describe_images = describe
+    ecr._describe_images, ecr._put_image = describe, put
 
 
 def registry_tokens(cloud: Cloud) -> None:

@@ -396,7 +396,14 @@ def test_hook_images(cloud):
     with pytest.raises(ecr.exceptions.ImageNotFoundException, match="imageTag:'none'"):
         ecr.describe_images(repositoryName=name, imageIds=[{"imageTag": "none"}])
     parts = {"config": {"size": 10}, "layers": [{"size": 20}]}
-    ecr.put_image(repositoryName=name, imageManifest=json.dumps(parts), imageTag="one")
+    put = ecr.put_image(repositoryName=name, imageManifest=json.dumps(parts), imageTag="one")["image"]
+    (data,) = ecr.get_authorization_token()["authorizationData"]
+    by_digest = urllib.request.Request(
+        f"{cloud.endpoint}/v2/{name}/manifests/{put['imageId']['imageDigest']}",
+        headers={"Host": uri.partition("/")[0], "Authorization": f"Basic {data['authorizationToken']}"},
+    )
+    with urllib.request.urlopen(by_digest) as answer:
+        assert json.load(answer) == parts
     found = ecr.describe_images(repositoryName=name, imageIds=[{"imageTag": "one"}])["imageDetails"][0]
     assert found["imageSizeInBytes"] == 30
 
