@@ -339,8 +339,10 @@ def serve(project: Path) -> ModuleType:
 def test_gunicorn_is_alone_without_nginx(serve: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(serve.shutil, "which", lambda name: None)
     monkeypatch.setenv("SAGEMAKER_BIND_TO_PORT", "9001")
-    (gunicorn,) = serve.commands(tmp_path)
-    assert gunicorn[gunicorn.index("--bind") + 1] == "0.0.0.0:9001"
+    assert serve.address() == ("0.0.0.0", 9001)
+    with socket.socket() as listener:
+        (gunicorn,) = serve.commands(tmp_path, listener)
+        assert gunicorn[gunicorn.index("--bind") + 1] == f"fd://{listener.fileno()}"
     assert gunicorn[gunicorn.index("--workers") + 1] == str(serve.cores())
 
 
@@ -351,7 +353,8 @@ def test_nginx_is_in_front_where_it_is_installed(
     monkeypatch.setenv("SAGEMAKER_MAX_PAYLOAD_IN_MB", "100")
     monkeypatch.setenv("SAGEMAKER_MODEL_SERVER_WORKERS", "3")
     monkeypatch.delenv("SAGEMAKER_BIND_TO_PORT", raising=False)
-    gunicorn, nginx = serve.commands(tmp_path)
+    with socket.socket() as listener:
+        gunicorn, nginx = serve.commands(tmp_path, listener)
     assert nginx[:5] == ["/usr/sbin/nginx", "-c", f"{tmp_path}/nginx.conf", "-p", str(tmp_path)]
     assert gunicorn[gunicorn.index("--bind") + 1] == f"unix:{tmp_path}/gunicorn.sock"
     assert gunicorn[gunicorn.index("--workers") + 1] == "3"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import inference
-from inference import BadRequest, Model, load_model, probabilities, to_frame
+from inference import BadRequest, Model, load_model, probabilities, to_table
 
 DECISION_THRESHOLD = 0.5
 CSV, JSON = "text/csv", "application/json"
@@ -60,7 +60,7 @@ class Endpoint:
     def __init__(self, model_dir: Path | None = None) -> None:
         self.model = load_model(model_dir or Path(os.environ.get("SM_MODEL_DIR", "/opt/ml/model")))
         with suppress(BadRequest):  # libraries import much at their first use: not in a client's time
-            probabilities(to_frame([[None] * len(self.model.features)], self.model), self.model)
+            probabilities(to_table([[None] * len(self.model.features)], self.model), self.model)
 
     def __call__(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Answer a request; names of headers are in lower case. Whatever the body holds, never a 5xx."""
@@ -73,8 +73,8 @@ class Endpoint:
         try:
             content_type = content_type_of(headers)
             accept = accepted(headers.get("accept", ""), content_type)
-            frame = read_frame(content_type, body, self.model)
-            scores = probabilities(frame, self.model)
+            table = read_table(content_type, body, self.model)
+            scores = probabilities(table, self.model)
         except BadRequest as error:
             return refuse(400, str(error))
         except Refused as error:
@@ -150,7 +150,7 @@ def _quality(part: str, form: str) -> tuple[int, float]:
 # ------------------------------------------------------------------ rows
 
 
-def read_frame(content_type: str, body: bytes, model: Model) -> Any:
+def read_table(content_type: str, body: bytes, model: Model) -> Any:
     """The table that the model takes. Raises BadRequest, which names row and column.
 
     Good input of many rows is read at once; what that way does not take is read row by row, which is exact
@@ -158,10 +158,10 @@ def read_frame(content_type: str, body: bytes, model: Model) -> Any:
     """
     body = body.removeprefix(BOM)
     if READ_MANY and content_type == CSV and len(body) >= MANY:
-        frame = READ_MANY(body, model)
-        if frame is not None:
-            return frame
-    return to_frame(read_rows(content_type, body, model.features), model)
+        table = READ_MANY(body, model)
+        if table is not None:
+            return table
+    return to_table(read_rows(content_type, body, model.features), model)
 
 
 def read_rows(content_type: str, body: bytes, features: Sequence[str]) -> list[list[Any]]:

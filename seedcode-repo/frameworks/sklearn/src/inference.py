@@ -90,28 +90,20 @@ def load_model(folder: Path) -> Model:
 
 def to_frame(rows: Sequence[Sequence[Any]], model: Model) -> pd.DataFrame:
     """Turn raw rows (features in order, an empty value is missing) into the table that the pipeline takes."""
-    names = model.features
-    width = len(names)
-    if any(len(row) != width for row in rows):
-        number, row = next((number, row) for number, row in enumerate(rows, start=1) if len(row) != width)
-        raise BadRequest(f"row {number} has {len(row)} values, expected {width}: {', '.join(names)}")
-    if rows and [str(value).strip() for value in rows[0]] == names:
-        raise BadRequest("row 1 is a header: send the values only")
-    values = list(zip(*rows, strict=True)) if rows else [()] * width
-    numbers, texts = [], []
-    for column, feature in zip(values, model.metadata["features"], strict=True):
-        if feature["kind"] == "number":
-            numbers.append(_numbers(column, feature["name"]))
-        else:
-            texts.append(_categories(column, feature["name"]))
-    if not texts:  # one block of numbers: what pandas makes, and scikit-learn takes, in the least time
-        return pd.DataFrame(np.array(numbers).T, columns=names)
-    columns = iter(numbers), iter(texts)
-    kinds = [feature["kind"] == "number" for feature in model.metadata["features"]]
-    return pd.DataFrame(
-        {name: next(columns[0] if number else columns[1]) for name, number in zip(names, kinds, strict=True)},
-        copy=False,
-    )
+    columns = _columns(rows, model)
+    if not any(column.dtype == object for column in columns):
+        return pd.DataFrame(np.array(columns).T, columns=model.features)  # one block: made in the least time
+    return pd.DataFrame(dict(zip(model.features, columns, strict=True)), copy=False)
+
+
+def to_table(rows: Sequence[Sequence[Any]], model: Model) -> pd.DataFrame | np.ndarray:
+    """The same as an array where the pipeline takes one: it was fitted without names, and all are numbers.
+
+    For one row a table costs more time than many a model.
+    """
+    if hasattr(model.pipeline, "feature_names_in_"):
+        return to_frame(rows, model)
+    return np.array(_columns(rows, model)).T
 
 
 def read_csv(body: bytes, model: Model) -> pd.DataFrame | None:
@@ -156,22 +148,39 @@ def read_csv(body: bytes, model: Model) -> pd.DataFrame | None:
     return frame if len(frame) else None
 
 
-def probabilities(frame: pd.DataFrame, model: Model) -> list[float]:
-    """Return the probability of the positive class for each row."""
+def probabilities(table: pd.DataFrame | np.ndarray, model: Model) -> list[float]:
+    """Return the probability of the positive class for each row of a table, or of what to_table gives."""
     names = model.features
-    if list(frame.columns) != names:
-        frame = frame[names]
-    # A pipeline that was fitted without names takes an array; one with names the table.
-    table = frame if hasattr(model.pipeline, "feature_names_in_") else frame.to_numpy()
+    if isinstance(table, pd.DataFrame):
+        if list(table.columns) != names:
+            table = table[names]
+        # A pipeline that was fitted without names takes an array; one with names the table.
+        table = table if hasattr(model.pipeline, "feature_names_in_") else table.to_numpy()
     try:
         scores = model.pipeline.predict_proba(table)[:, 1]
     except ValueError as error:
-        missing = np.argwhere(frame.isna().to_numpy())
+        missing = np.argwhere(pd.isna(table))
         if not len(missing):
             raise
         row, column = missing[0]
         raise BadRequest(f"row {row + 1}, column {names[column]!r}: this model needs a value") from error
     return scores.tolist()
+
+
+def _columns(rows: Sequence[Sequence[Any]], model: Model) -> list[np.ndarray]:
+    """The values of each feature: numbers, or objects that are texts."""
+    names = model.features
+    width = len(names)
+    if any(len(row) != width for row in rows):
+        number, row = next((number, row) for number, row in enumerate(rows, start=1) if len(row) != width)
+        raise BadRequest(f"row {number} has {len(row)} values, expected {width}: {', '.join(names)}")
+    if rows and [str(value).strip() for value in rows[0]] == names:
+        raise BadRequest("row 1 is a header: send the values only")
+    values = list(zip(*rows, strict=True)) if rows else [()] * width
+    return [
+        (_numbers if feature["kind"] == "number" else _categories)(column, feature["name"])
+        for column, feature in zip(values, model.metadata["features"], strict=True)
+    ]
 
 
 def _numbers(values: Sequence[Any], column: str) -> np.ndarray:
