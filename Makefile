@@ -21,7 +21,7 @@ rehearse: setup ## Run use cases A to G without an AWS account (SCENARIO=name, L
 test: setup ## What continuous integration runs: every scanner and the tests
 	@$(SETUP) oracle && $(MAKE) --no-print-directory check ARGS= && $(PY) -m pytest -m "not long" -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-long: setup ## The rehearsals that take many minutes: releases, drift, batch (every night, and before a release)
+test-long: setup ## The rehearsals that take many minutes: releases, API, drift, batch (every night, and before a release)
 	@$(PY) -m pytest -m long tests/rehearsal $(ARGS)
 
 cloud: setup ## Keep the local cloud up for the AWS CLI, boto3 and git (PORT=4566)
