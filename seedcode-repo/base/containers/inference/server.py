@@ -374,11 +374,15 @@ class Worker(base.Worker):
         listening = []
         for key, mask in self.selector.select(0 if self.ready else wait):
             if isinstance(key.data, Connection):
+                connection = key.data
                 if mask & selectors.EVENT_WRITE:
-                    key.data.write()
-                if mask & selectors.EVENT_READ and key.data.watched:
-                    key.data.read()
-                self.after(key.data)
+                    connection.write()
+                if mask & selectors.EVENT_READ and connection.watched:
+                    connection.read()
+                if connection.requests and not connection.out and connection not in self.ready:
+                    self.ready.append(connection)  # answered in this turn: it need not be unwatched for that
+                else:
+                    self.after(connection)
             elif key.fileobj == self.PIPE[0]:
                 os.read(self.PIPE[0], 4096)
             else:
