@@ -347,7 +347,20 @@ class Cases:
             self.still_live()
             self.unharmed(outcome)
             step.say(said(outcome))
+        with self.r.step("the alarm judges by its metric again") as step:
+            step.say(self.calm())
         self.taken_back(version)
+
+    def calm(self) -> str:
+        """A state that somebody set lasts until the alarm is evaluated next: a minute, which a canary outlasts."""
+        cloudwatch, alarm = self.r.administrator().client("cloudwatch"), server_errors(self.r, self.made)
+        self.r.cloud.control("clock", {"advance_seconds": 60})
+
+        def probe() -> str | None:
+            (found,) = cloudwatch.describe_alarms(AlarmNames=[alarm])["MetricAlarms"]
+            return found["StateValue"] if found["StateValue"] == "OK" else None
+
+        return self.r.wait(f"alarm {alarm} to be OK", probe, timeout=60)
 
     def brought_back(self, older: dict[str, Any], newer: dict[str, Any]) -> None:
         """Reject the live version: the one before it serves again. Approve it again: it is back."""
