@@ -352,7 +352,7 @@ class Cases:
         self.taken_back(version)
 
     def calm(self) -> str:
-        """A state that somebody set lasts until the alarm is evaluated next: a minute, which a canary outlasts."""
+        """A state that somebody set lasts until the alarm is evaluated: a minute, less than any canary."""
         cloudwatch, alarm = self.r.administrator().client("cloudwatch"), server_errors(self.r, self.made)
         self.r.cloud.control("clock", {"advance_seconds": 60})
 
