@@ -710,6 +710,22 @@ def test_a_stop_under_load_fails_no_request(
         os.killpg(server.process.pid, 0)
 
 
+def test_a_port_that_is_taken_is_named(project: Path, model: Path, environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        more = {"BIND_ADDRESS": "127.0.0.1", "SAGEMAKER_BIND_TO_PORT": str(port), "SM_MODEL_DIR": str(model)}
+        done = subprocess.run(
+            [sys.executable, str(project / "containers/inference/serve"), "serve"],
+            env=environment | more,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"serve: cannot listen on 127.0.0.1:{port}: Address already in use")
+    assert "SAGEMAKER_BIND_TO_PORT" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_ping_fails_while_a_worker_is_missing(start: Callable[[str], Server], rows: list[bytes]) -> None:
     """gunicorn cannot replace a worker that dies while it is stopped itself; then one worker is not two."""
     server = start(FRONTS[-1])
