@@ -96,6 +96,7 @@ def install(cloud: Cloud, types: list[ResourceType], targets: dict[str, events.T
     alarms.alarms_mind_dimensions()
     alarms.tell_of_lost_actions(cloud)
     alarms.tell_of_changes(cloud)
+    mail.keep_topics()
     mail.keep_mail(cloud)
     storage.images_are_told()
     storage.registry_tokens(cloud)

@@ -20,7 +20,32 @@ HOOKS: dict[str, tuple[str, ...]] = {
         "ministack.services.sns:_topic_by_arn_any_scope",
         "ministack.services.sns:_resolve_message_for_protocol",
     ),
+    "topics": (
+        "ministack.services.cloudformation.provisioners:_RESOURCE_HANDLERS",
+        "ministack.services.sns:_topics",
+    ),
 }
+
+
+def keep_topics() -> None:
+    """Give a stack's topic the key that encrypts it (ministack leaves it out, and then nobody needs the key)."""
+    from ministack.services import sns
+    from ministack.services.cloudformation import provisioners
+
+    handler = provisioners._RESOURCE_HANDLERS["AWS::SNS::Topic"]
+    create, update = handler["create"], handler["update"]
+
+    def keyed(answer: tuple[str, dict], props: dict) -> tuple[str, dict]:
+        attributes = sns._topics[answer[0]]["attributes"]
+        attributes.pop("KmsMasterKeyId", None)
+        if key := props.get("KmsMasterKeyId"):
+            attributes["KmsMasterKeyId"] = key
+        return answer
+
+    handler["create"] = lambda logical_id, props, stack: keyed(create(logical_id, props, stack), props)
+    handler["update"] = lambda physical_id, old, new, *rest, **named: keyed(
+        update(physical_id, old, new, *rest, **named), new
+    )
 
 
 def keep_mail(cloud: Cloud) -> None:

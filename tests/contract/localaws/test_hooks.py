@@ -389,6 +389,19 @@ def test_hook_mail(cloud):
     assert [(m["to"], m["body"]) for m in mails] == [("jane@example.com", "for people")]
 
 
+def test_hook_topics(cloud):
+    """A stack's topic is encrypted with its key, and no longer when the template takes it away."""
+    key = cloud.client("kms").create_key()["KeyMetadata"]["Arn"]
+    topic = {"Type": "AWS::SNS::Topic", "Properties": {"DisplayName": "news", "KmsMasterKeyId": key}}
+    stack, sns = cloud.stack({"Topic": topic}), cloud.client("sns")
+    resources = cloud.client("cloudformation").describe_stack_resources(StackName=stack)["StackResources"]
+    arn = resources[0]["PhysicalResourceId"]
+    assert sns.get_topic_attributes(TopicArn=arn)["Attributes"]["KmsMasterKeyId"] == key
+    del topic["Properties"]["KmsMasterKeyId"]
+    cloud.stack({"Topic": topic}, name=stack)
+    assert "KmsMasterKeyId" not in sns.get_topic_attributes(TopicArn=arn)["Attributes"]
+
+
 def test_hook_images(cloud):
     ecr, name = cloud.client("ecr"), cloud.name("repository")
     uri = ecr.create_repository(repositoryName=name)["repository"]["repositoryUri"]
