@@ -670,6 +670,29 @@ def test_contract_of_a_good_request(front: str, start: Callable[[str], Server], 
 
 
 @pytest.mark.parametrize("front", FRONTS)
+def test_who_asks_at_the_same_time_gets_the_own_answer(
+    front: str, start: Callable[[str], Server], rows: list[bytes]
+) -> None:
+    """Requests that are scored together: of every three one is wrong, and two differ in form."""
+    server = start(front)
+    asked = []
+    for number, row in enumerate(rows[:48]):
+        bad = row.replace(b",", b",x", 1) if number % 3 == 0 else row
+        accept = "application/json" if number % 3 == 1 else "text/csv"
+        asked.append((bad, {"Content_Type": "text/csv", "Accept": accept}))
+
+    def ask(one: tuple[bytes, dict[str, str]]) -> tuple[int, bytes]:
+        status, _, text = server.ask("POST", "/invocations", one[0], **one[1])
+        return status, text
+
+    alone = [ask(one) for one in asked]
+    assert [status for status, _ in alone] == [400, 200, 200] * 16
+    with ThreadPoolExecutor(16) as clients:
+        for _ in range(20):
+            assert list(clients.map(ask, asked)) == alone
+
+
+@pytest.mark.parametrize("front", FRONTS)
 def test_a_stop_under_load_fails_no_request(
     front: str, start: Callable[[str], Server], rows: list[bytes]
 ) -> None:

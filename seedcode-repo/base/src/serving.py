@@ -14,6 +14,7 @@ import io
 import json
 import os
 import reprlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import inference
-from inference import BadRequest, Model, load_model, probabilities, to_table
+from inference import BadRequest, Model, load_model, names_columns, probabilities, to_table
 
 DECISION_THRESHOLD = 0.5
 CSV, JSON = "text/csv", "application/json"
@@ -29,6 +30,8 @@ BOM = b"\xef\xbb\xbf"  # what Excel writes in front of UTF-8
 # A framework's layer may read many rows of CSV at once; for few rows the exact way is as fast.
 READ_MANY: Callable[[bytes, Model], Any] | None = getattr(inference, "read_csv", None)
 MANY = 4096  # bytes
+TOGETHER = 16  # requests that are scored together, where that pays
+SLOW_SECONDS = 0.02  # a model that takes longer for one row is asked once for each request
 
 
 class Answer(NamedTuple):
@@ -59,8 +62,30 @@ class Endpoint:
 
     def __init__(self, model_dir: Path | None = None) -> None:
         self.model = load_model(model_dir or Path(os.environ.get("SM_MODEL_DIR", "/opt/ml/model")))
-        with suppress(BadRequest):  # libraries import much at their first use: not in a client's time
-            probabilities(to_table([[None] * len(self.model.features)], self.model), self.model)
+        self.most = self._most()
+
+    def _most(self) -> int:
+        """How many small requests to score together: many where many rows take about as long as one.
+
+        So it is with most models of scikit-learn, whose checks take longer than their arithmetic. Where each
+        row has its price, whoever came first would wait for the others.
+        """
+        width = len(self.model.features)
+
+        def seconds(rows: list[list[Any]]) -> float:
+            began = time.perf_counter()
+            probabilities(to_table(rows, self.model), self.model)
+            return time.perf_counter() - began
+
+        for row in ([None] * width, ["0"] * width):
+            with suppress(BadRequest):  # not every model takes missing values
+                seconds([row])  # libraries import much at their first use: not in a client's time
+                alone = min(seconds([row]) for _ in range(3))
+                if alone > SLOW_SECONDS:
+                    return 1
+                many = min(seconds([row] * TOGETHER) for _ in range(3))
+                return TOGETHER if many < alone * TOGETHER / 4 else 1
+        return 1
 
     def __call__(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Answer a request; names of headers are in lower case. Whatever the body holds, never a 5xx."""
@@ -80,6 +105,28 @@ class Endpoint:
         except Refused as error:
             return refuse(error.status, str(error))
         return Answer(200, write_scores(scores, accept, self.model), accept, rows=len(scores))
+
+    def together(self, requests: Sequence[tuple[Mapping[str, str], bytes]]) -> list[Answer]:
+        """Answer several POST /invocations by one call of the model: headers and body of each.
+
+        A row is scored by itself, so nobody's answer depends on who else asks. Raises what is wrong with any
+        of them; then each has to be asked by itself.
+        """
+        rows: list[list[Any]] = []
+        ends, forms = [], []
+        for headers, body in requests:
+            content_type = content_type_of(headers)
+            forms.append(accepted(headers.get("accept", ""), content_type))
+            own = read_rows(content_type, body.removeprefix(BOM), self.model.features)
+            if names_columns(own[0], self.model):
+                raise BadRequest("a header")
+            rows += own
+            ends.append(len(rows))
+        scores = probabilities(to_table(rows, self.model), self.model)
+        return [
+            Answer(200, write_scores(scores[begin:end], accept, self.model), accept, rows=end - begin)
+            for begin, end, accept in zip([0, *ends], ends, forms, strict=False)
+        ]
 
 
 def create_app() -> Endpoint:

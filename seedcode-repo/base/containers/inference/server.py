@@ -1,15 +1,19 @@
 """The worker process of the endpoint: reads HTTP, asks the application, writes the answer; and its health.
 
-One thread: what a model computes occupies a core, so more requests at once only wait for one another. Sockets
-never block, so a slow client keeps nobody waiting, also where there is no nginx. A worker takes one new
-connection at a time, when it has nothing to compute: what waits stays in the queue that all workers share.
+One thread: what a model computes occupies a core, so threads would only wait for one another. Sockets never
+block, so a slow client keeps nobody waiting, also where there is no nginx. Small requests that wait at the
+same time are scored together, where the application says that this pays. A worker takes no more new clients
+at once than that, and only when it has nothing to compute: what waits stays in the queue that all share.
 
 gunicorn starts the workers, replaces one that dies, and kills one whose request takes longer than the limit.
 """
 
+import contextlib
+import itertools
 import json
 import mmap
 import os
+import select
 import selectors
 import socket
 import struct
@@ -30,6 +34,7 @@ GAP_SECONDS, BODY_SECONDS = 15, 60  # between two pieces of a body, and for all 
 IDLE_SECONDS = 75  # a connection without a request
 WRITE_SECONDS = 30  # for a client that does not take its answer
 LINGER_SECONDS = 2  # to let a client that is still sending read that it was refused
+SMALL = 4096  # bytes of a request that is scored together with others
 LAST_CALL_SECONDS = (
     0.5  # a client that sends on an idle connection while the server stops still gets its answer
 )
@@ -96,11 +101,11 @@ def health_from_environment() -> Health:
     return Health(Path(os.environ["SERVE_HEALTH"]), int(os.environ["SERVE_WORKERS"]), timeout / 2)
 
 
-def log(**entry: Any) -> None:
-    """One line of JSON to stdout. Nothing of a payload may be in it."""
+def line(**entry: Any) -> bytes:
+    """A line of the log: JSON. Nothing of a payload may be in it."""
     stamp = time.time()
     moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(stamp)) + f".{int(stamp % 1 * 1000):03d}Z"
-    os.write(1, (json.dumps({"time": moment, **entry}) + "\n").encode())
+    return (json.dumps({"time": moment, **entry}) + "\n").encode()
 
 
 def error_body(reason: str) -> bytes:
@@ -248,9 +253,9 @@ class Connection:
         self.requests.append(request)
         self.closing = True
 
-    def answer(self, request: Request) -> None:
-        """Compute and write one answer."""
-        status, body, content_type, allow, rows = self.worker.answer(request)
+    def answer(self, request: Request, answer: tuple[int, bytes, str, str, int]) -> None:
+        """Write one answer."""
+        status, body, content_type, allow, rows = answer
         close = request.close or bool(request.refusal) or self.ended or not self.worker.alive
         phrase = self.worker.phrases.get(status, "")
         head = (
@@ -269,6 +274,7 @@ class Connection:
             self.closing = True
             self.lingering = bool(request.refusal)
             self.requests.clear()
+        self.write()
 
     def write(self) -> None:
         """Send what is to be sent, as far as the client takes it."""
@@ -316,10 +322,12 @@ class Worker(base.Worker):
         self.selector = selectors.DefaultSelector()
         self.connections: dict[int, Connection] = {}
         self.ready: deque[Connection] = deque()
+        self.lines: list[bytes] = []
         super().init_process()
 
     def run(self) -> None:
         """Serve until told to stop; then answer what was sent."""
+        self.most = self.wsgi.most
         for listener in self.sockets:
             listener.setblocking(False)
             self.selector.register(listener, selectors.EVENT_READ, None)
@@ -370,7 +378,7 @@ class Worker(base.Worker):
                 self.ready.append(connection)
 
     def turn(self, wait: float = BEAT_SECONDS) -> None:
-        """What can be done now: reads, one answer for each client that waits for one, one new client."""
+        """What can be done now: reads, new clients, one answer for each client that waits for one."""
         listening = []
         for key, mask in self.selector.select(0 if self.ready else wait):
             if isinstance(key.data, Connection):
@@ -387,15 +395,44 @@ class Worker(base.Worker):
                 os.read(self.PIPE[0], 4096)
             else:
                 listening.append(key.fileobj)
-        for _ in range(len(self.ready)):
-            connection = self.ready.popleft()
-            if connection.requests:
-                connection.answer(connection.requests.popleft())
-                connection.write()
+        for listener in listening:
+            for _ in range(max(1, self.most - len(self.ready))):
+                if len(self.connections) >= CONNECTIONS or not (connection := self.take(listener)):
+                    break
+                connection.read()  # mostly its request is there already
+                self.after(connection)
+        asked = [(one, one.requests.popleft()) for one in self.ready if one.requests]
+        self.ready.clear()
+        small = [pair for pair in asked if self.joinable(pair[1])]
+        for begin in range(0, len(small), self.most):
+            self.answer_together(small[begin : begin + self.most])
+        for pair in asked:
+            if not self.joinable(pair[1]):
+                self.answer_together([pair])
+        self.flush()
+
+    def joinable(self, request: Request) -> bool:
+        """Whether a request may be scored together with others."""
+        path = request.url.partition(b"?")[0]
+        return (
+            path == b"/invocations"
+            and request.method == "POST"
+            and not request.refusal
+            and request.size < SMALL
+        )
+
+    def answer_together(self, asked: list[tuple[Connection, Request]]) -> None:
+        """Compute answers and write them; where one cannot be computed with the others, each by itself."""
+        now = time.monotonic()
+        self.health.note(self.age, now, now)
+        answers = []
+        if len(asked) > 1:
+            with contextlib.suppress(Exception):  # whose fault it is shows when each is asked by itself
+                answers = self.wsgi.together([(r.headers, b"".join(r.body)) for _, r in asked])
+        for (connection, request), answer in itertools.zip_longest(asked, answers):
+            connection.answer(request, answer or self.answer(request))
             self.after(connection)
-        if len(self.connections) < CONNECTIONS:
-            for listener in listening:
-                self.accept(listener)
+        self.health.note(self.age, time.monotonic())
 
     def take(self, listener: Any) -> Connection | None:
         """One new client of those that the kernel has accepted."""
@@ -409,15 +446,6 @@ class Worker(base.Worker):
         connection = Connection(self, client)
         self.connections[client.fileno()] = connection
         return connection
-
-    def accept(self, listener: Any) -> None:
-        """Take one new client; mostly its request is there already, and is answered at once."""
-        if connection := self.take(listener):
-            connection.read()
-            if connection.requests:
-                connection.answer(connection.requests.popleft())
-                connection.write()
-            self.after(connection)
 
     def after(self, connection: Connection) -> None:
         """What to wait for next from a client."""
@@ -458,21 +486,17 @@ class Worker(base.Worker):
         path = request.url.partition(b"?")[0].decode("latin-1")
         if path == "/ping" and not self.health.ready():
             return 503, error_body("not ready"), "application/json", "", 0
-        now = time.monotonic()
-        self.health.note(self.age, now, now)
         try:
             return self.wsgi(request.method, path, request.headers, b"".join(request.body))
         except Exception as error:
-            log(level="error", event="exception", pid=self.pid, **described(error))
+            self.lines.append(line(level="error", event="exception", pid=self.pid, **described(error)))
             return 500, error_body("the model failed; see the log"), "application/json", "", 0
-        finally:
-            self.health.note(self.age, time.monotonic())
 
     def log_request(self, request: Request, status: int, rows: int, size: int, seconds: float) -> None:
         """One line; a health check that went well would fill the log and leaves none."""
         if status == 200 and request.url == b"/ping":
             return
-        log(
+        entry = line(
             level="info" if status < 500 else "error",
             event="request",
             method=request.method,
@@ -486,6 +510,19 @@ class Worker(base.Worker):
             inference_id=request.headers.get(ID, "")[:100],
             pid=self.pid,
         )
+        self.lines.append(entry)
+
+    def flush(self) -> None:
+        """Write the log: as many lines at once as a pipe takes without another worker's in between."""
+        out = b""
+        for entry in self.lines:
+            if len(out) + len(entry) > select.PIPE_BUF:
+                os.write(1, out)
+                out = b""
+            out += entry
+        if out:
+            os.write(1, out)
+        self.lines.clear()
 
 
 def described(error: BaseException) -> dict[str, Any]:

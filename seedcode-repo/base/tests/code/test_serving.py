@@ -67,6 +67,51 @@ def test_the_answer_has_the_form_that_was_asked_for(client, rows: str):
     assert "predictions" in json.loads(post(client, rows, accept="application/json").body)
 
 
+def test_requests_that_wait_together_get_the_answers_that_each_would_get(client, applicants: pd.DataFrame):
+    lines = applicants.head(40).to_csv(index=False, header=False).splitlines()
+    objects = json.dumps({"instances": json.loads(applicants.head(2).to_json(orient="records"))})
+    requests = [
+        *(
+            ({"content-type": "text/csv", "accept": accept}, f"{line}\n".encode())
+            for line, accept in zip(lines, ["", "application/json"] * 20, strict=True)
+        ),
+        ({"content-type": "application/json"}, objects.encode()),
+        ({"content-type": "text/csv"}, "\n".join(lines[:3]).encode()),
+    ]
+    alone = [client("POST", "/invocations", headers, body) for headers, body in requests]
+    assert {answer.status for answer in alone} == {200}
+    assert client.together(requests) == alone
+
+
+@pytest.mark.parametrize("what", ["header", "number", "width", "empty", "type"])
+def test_a_bad_request_is_not_answered_together(client, applicants: pd.DataFrame, rows: str, what: str):
+    """Whoever asks has to be told alone what is wrong."""
+    bad, kind = {
+        "header": (",".join(applicants.columns), "text/csv"),
+        "number": (csv_with(applicants, "age", "old"), "text/csv"),
+        "width": ("1,2", "text/csv"),
+        "empty": ("", "text/csv"),
+        "type": (rows, "text/html"),
+    }[what]
+    good = ({"content-type": "text/csv"}, rows.encode())
+    with pytest.raises((serving.BadRequest, serving.Refused)):
+        client.together([good, ({"content-type": kind}, bad.encode()), good])
+
+
+def test_requests_are_joined_where_that_pays(client, monkeypatch: pytest.MonkeyPatch):
+    """Seconds of a call of the model: a price of the call, a price of each row, or a slow model."""
+    for call, row, most in ((0.01, 0.0, serving.TOGETHER), (0.0, 0.005, 1), (0.03, 0.0, 1)):
+        now = [0.0]
+
+        def predict(table, model, call=call, row=row, now=now) -> list[float]:
+            now[0] += call + row * len(table)
+            return [0.5] * len(table)
+
+        monkeypatch.setattr(serving, "probabilities", predict)
+        monkeypatch.setattr(serving.time, "perf_counter", lambda now=now: now[0])
+        assert client._most() == most, (call, row)
+
+
 def csv_with(applicants: pd.DataFrame, column: str, value: str) -> str:
     changed = applicants.head(2).astype(object)
     changed.loc[changed.index[1], column] = value

@@ -106,6 +106,11 @@ def to_table(rows: Sequence[Sequence[Any]], model: Model) -> pd.DataFrame | np.n
     return np.array(_columns(rows, model)).T
 
 
+def names_columns(row: Sequence[Any], model: Model) -> bool:
+    """Whether a row is a header."""
+    return [str(value).strip() for value in row] == model.features
+
+
 def read_csv(body: bytes, model: Model) -> pd.DataFrame | None:
     """The table of many rows of CSV, read at once; None for what to_frame has to look at, row by row.
 
@@ -149,7 +154,10 @@ def read_csv(body: bytes, model: Model) -> pd.DataFrame | None:
 
 
 def probabilities(table: pd.DataFrame | np.ndarray, model: Model) -> list[float]:
-    """Return the probability of the positive class for each row of a table, or of what to_table gives."""
+    """Return the probability of the positive class for each row of a table, or of what to_table gives.
+
+    Each row by itself: the endpoint scores the rows of several requests in one call.
+    """
     names = model.features
     if isinstance(table, pd.DataFrame):
         if list(table.columns) != names:
@@ -174,7 +182,7 @@ def _columns(rows: Sequence[Sequence[Any]], model: Model) -> list[np.ndarray]:
     if any(len(row) != width for row in rows):
         number, row = next((number, row) for number, row in enumerate(rows, start=1) if len(row) != width)
         raise BadRequest(f"row {number} has {len(row)} values, expected {width}: {', '.join(names)}")
-    if rows and [str(value).strip() for value in rows[0]] == names:
+    if rows and names_columns(rows[0], model):
         raise BadRequest("row 1 is a header: send the values only")
     values = list(zip(*rows, strict=True)) if rows else [()] * width
     return [
