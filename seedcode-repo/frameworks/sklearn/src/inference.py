@@ -36,7 +36,7 @@ pa.enable_signal_handlers(False)
 
 # Letters, digits, and what stands between them; all bytes of other languages' letters are left to to_frame.
 PLAIN = bytes(range(0x20, 0x7F)).replace(b'"', b"") + b"\n"
-# A space beside a comma or a line end; looked for one by one, as a regular expression takes 40 times as long.
+# A space beside a comma or a line end; looked for one by one, which is faster than a regular expression.
 AMBIGUOUS = b", ", b" ,", b"\n ", b" \n"
 
 
@@ -119,9 +119,9 @@ def read_csv(body: bytes, model: Model) -> pd.DataFrame | None:
     if b"\r" in body:
         body = body.replace(b"\r\n", b"\n")
     names = model.features
-    if not body or body.translate(None, PLAIN) or b" " in (body[:1], body[-1:]):
+    if not body or body.translate(None, PLAIN):
         return None
-    if any(pair in body for pair in AMBIGUOUS):
+    if b" " in body and (b" " in (body[:1], body[-1:]) or any(pair in body for pair in AMBIGUOUS)):
         return None
     if body.startswith(names[0].encode()):  # a header, perhaps
         return None
