@@ -28,7 +28,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
 
 
 def keep_topics() -> None:
-    """Give a stack's topic the key that encrypts it (ministack leaves it out, and then nobody needs the key)."""
+    """Give a stack's topic the key that encrypts it (ministack leaves it out: nobody would need the key)."""
     from ministack.services import sns
     from ministack.services.cloudformation import provisioners
 
