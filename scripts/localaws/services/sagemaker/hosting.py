@@ -145,10 +145,11 @@ class Server:
         argv = containers.argv_of(self.image, self.container.get("ContainerEntrypoint"), ["serve"])
         file = self.folder / "log"
         with file.open("ab") as out:
+            told = out.tell()  # what the container before it said is in the log already
             self._popen = containers.start(
                 self.cloud, self.image, self.folder, argv, env, out, hosts=("model.local",)
             )
-        follower = LogFollower(self.cloud, file, *self.log, keep=False)
+        follower = LogFollower(self.cloud, file, *self.log, keep=False, skip=told)
         self._follower = self.cloud.spawn(self._follow, follower, self._popen, name=f"log-{self.where}")
 
     def _follow(self, follower: LogFollower, popen: Any) -> None:

@@ -20,14 +20,20 @@ GRACE = 120
 
 
 class LogFollower:
-    """Sends what is appended to a file to a log stream; keeps every line for the metric definitions."""
+    """Sends what is appended to a file to a log stream; keeps every line for the metric definitions.
 
-    def __init__(self, cloud: Cloud, file: Path, group: str, stream: str, keep: bool = True) -> None:
+    The first ``skip`` bytes are not sent.
+    """
+
+    def __init__(
+        self, cloud: Cloud, file: Path, group: str, stream: str, keep: bool = True, skip: int = 0
+    ) -> None:
         self.cloud, self.group, self.stream = cloud, group, stream
         self.lines: list[str] = []
         self._keep = keep
         self._rest = b""
         self._file = file.open("rb")
+        self._file.seek(skip)
 
     def push(self, last: bool = False) -> None:
         """Send the complete lines that came since the last call (the incomplete one too when ``last``)."""
