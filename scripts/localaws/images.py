@@ -179,6 +179,10 @@ def read(cloud: Place, reference: Reference) -> tuple[str, dict[str, Any], dict[
         )
     _expect(status, body, (200,), reference)
     manifest = json.loads(body)
+    if "digest" not in manifest.get("config", {}):
+        raise ImageError(
+            f"{reference.registry}/{reference.repository}: the manifest of {reference.name} names no config"
+        )
     status, _, content = call(cloud, reference, "GET", f"blobs/{manifest['config']['digest']}")
     _expect(status, content, (200,), reference)
     return headers["docker-content-digest"], manifest, json.loads(content)

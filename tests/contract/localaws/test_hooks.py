@@ -7,11 +7,13 @@ installed in the cloud's own environment only.
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import json
 import os
 import re
 import subprocess
+import tarfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -408,17 +410,30 @@ def test_hook_images(cloud):
     assert uri == f"{cloud.account}.dkr.ecr.{cloud.region}.amazonaws.com/{name}"
     with pytest.raises(ecr.exceptions.ImageNotFoundException, match="imageTag:'none'"):
         ecr.describe_images(repositoryName=name, imageIds=[{"imageTag": "none"}])
-    parts = {"config": {"size": 10}, "layers": [{"size": 20}]}
-    put = ecr.put_image(repositoryName=name, imageManifest=json.dumps(parts), imageTag="one")["image"]
     (data,) = ecr.get_authorization_token()["authorizationData"]
+    headers = {"Host": uri.partition("/")[0], "Authorization": f"Basic {data['authorizationToken']}"}
+
+    def uploaded(content: bytes) -> dict[str, Any]:
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        url = f"{cloud.endpoint}/v2/{name}/blobs/uploads/?digest={digest}"
+        with urllib.request.urlopen(urllib.request.Request(url, content, headers, method="POST")):
+            return {"digest": digest, "size": len(content)}
+
+    def put(manifest: dict[str, Any]) -> dict[str, Any]:
+        given = {"repositoryName": name, "imageManifest": json.dumps(manifest), "imageTag": "one"}
+        return ecr.put_image(**given)["image"]
+
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w:gz"):
+        pass
+    parts = {"config": uploaded(b"{}"), "layers": [uploaded(layer.getvalue())]}
     by_digest = urllib.request.Request(
-        f"{cloud.endpoint}/v2/{name}/manifests/{put['imageId']['imageDigest']}",
-        headers={"Host": uri.partition("/")[0], "Authorization": f"Basic {data['authorizationToken']}"},
+        f"{cloud.endpoint}/v2/{name}/manifests/{put(parts)['imageId']['imageDigest']}", headers=headers
     )
     with urllib.request.urlopen(by_digest) as answer:
         assert json.load(answer) == parts
     found = ecr.describe_images(repositoryName=name, imageIds=[{"imageTag": "one"}])["imageDetails"][0]
-    assert found["imageSizeInBytes"] == 30
+    assert found["imageSizeInBytes"] == sum(part["size"] for part in (parts["config"], *parts["layers"]))
 
 
 def test_hook_unknown_parameters(cloud):
